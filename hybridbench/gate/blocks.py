@@ -27,7 +27,6 @@ class BlockPlan:
             least, a set ends once its samples are close enough.
         enough_ns: or once those of each side add up to so much.
         length: of a block, in ``BLOCK_NS``.
-        samples: the fewest in a block, however long they take.
     """
 
     sets: int
@@ -35,7 +34,6 @@ class BlockPlan:
     most: int
     enough_ns: float = math.inf
     length: float = 1.0
-    samples: int = 1
 
     def ends(self, blocks: int, sides: Collection[Sequence[int]], kind: str) -> bool:
         """Whether a set has enough samples of both sides, taken in so many blocks of each; ns."""
@@ -54,9 +52,9 @@ BLOCKS = {
     "cpu": BlockPlan(3, 4, 4),  # other work comes in bursts that last longer than two blocks
     "kernel": BlockPlan(3, 2, 4),
     "step": BlockPlan(1, 4, 8),
-    # A single step finds the queue empty, so that the host's launches are part of it: pairs of 8 to 16 blocks of one
-    # step of 37 ms spread by 1.5 to 2.1%, of 4 to 8 steps of 119 ms by half of that. Of several the first is not timed.
-    "training": BlockPlan(1, 2, 8, enough_ns=500e6, length=4.0, samples=2),
+    "training": BlockPlan(
+        1, 4, 8, enough_ns=1.5e9, length=3.0
+    ),  # about one step, with the rest before it (``side.spin``)
 }
 
 

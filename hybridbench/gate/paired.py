@@ -343,20 +343,19 @@ class Pairs:
                 self._both(cell, order, lambda side: self._done(side, {"do": "again", "number": number}, cell))
         with self.time.phase(WARM_UP):
             for share in warm_up(number):
-                self._block(cell, order, share, least=1)
+                self._block(cell, order, share)
         here: dict[str, list[int]] = {BASE: [], HEAD: []}
         with self.time.phase(SAMPLES):
             for blocks in range(1, plan.most + 1):
-                for side, taken_ns in self._block(cell, order, 1.0, plan.samples).items():
+                for side, taken_ns in self._block(cell, order, 1.0).items():
                     here[side] += taken_ns
                 if plan.ends(blocks, here.values(), cell.kind):
                     break
         return here
 
-    def _block(self, cell: CheckCell, order: list[str], share: float, least: int) -> dict[str, list[int]]:
-        """The samples of a block of each side in turn, ``least`` or more; ns. The next time the other goes first."""
-        window_ns = round(share * BLOCKS[cell.kind].length * self._block_ns)
-        request = {"do": "block", "window_ns": window_ns, "least": least}
+    def _block(self, cell: CheckCell, order: list[str], share: float) -> dict[str, list[int]]:
+        """The samples of a block of each side in turn; ns. The next time the other goes first."""
+        request = {"do": "block", "window_ns": round(share * BLOCKS[cell.kind].length * self._block_ns)}
         found = {side: self._done(side, request, cell)["samples_ns"] for side in order}
         order.reverse()
         return found

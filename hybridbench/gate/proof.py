@@ -2,8 +2,8 @@
 
 ``run`` measures pairs as a check does, both sides being this code, and appends each to a file, so that pairs of many
 runs pool (``pool``). What the first pair checked and chose is kept beside the file, for later runs of the same code.
-In planted cells the change has a known share more work: more rows of an operation that works row by row, or
-a spin after a step. ``judge`` counts verdicts (``pooled``).
+In planted cells the change has a known share more work: more rows of an operation that works row by row, a spin
+after a graphed step, or matrix products after a training step. ``judge`` counts verdicts (``pooled``).
 
     python -m hybridbench.gate.proof run --out pool.ndjson --budget 1500
     python -m hybridbench.gate.proof judge pool.ndjson
@@ -31,6 +31,7 @@ from hybridbench.gate.pairs import TimedPair
 from hybridbench.gate.pool import hash_of, pooled, resumed, run_of
 from hybridbench.gate.pooled import SUITE, planted_name, share_of, table, tallied
 from hybridbench.gate.sequential import Outcome
+from hybridbench.gate.side.spin import REST
 from hybridbench.gate.sides import PACKAGE, here
 from hybridbench.gate.spent import OTHER, in_words
 from hybridbench.gate.timed import started
@@ -46,7 +47,7 @@ ROWS = {"kernel": (0.02,), "cpu": (0.10,)}
 """Shares of rows that are planted in those operations, by kind of cell."""
 MORE_ROWS = {("kernel", "swiglu"): (0.01, 0.10)}
 """The same by kind of cell and operation, in addition."""
-SPINS = {"step": (0.01,), "training": (0.03, 0.10)}
+AFTER = {"step": (0.01,), "training": (0.03, 0.10)}
 """Shares of time that are planted after steps, by kind of cell."""
 CPU_CELLS = {
     "swiglu": ("width=256,length=400", "width=384,length=500", "width=512,length=200", "width=256,length=200"),
@@ -91,7 +92,7 @@ def planned(
                 [op], has_gpu=False, kernels={}, base_kernels={}, problem=problem, direction="forward", device="cpu"
             )
         ]
-    cells = [one for cell in cells for one in (_spun(cell), *_with_rows(cell)) if only is None or only in one.name]
+    cells = [one for cell in cells for one in (_lengthened(cell), *_with_rows(cell)) if only is None or only in one.name]
     if not cells:
         raise BadInput(f"--only '{only}' leaves no cell.")
     if shares is not None:
@@ -104,8 +105,8 @@ def planned(
     return cells
 
 
-def _spun(cell: CheckCell) -> CheckCell:
-    return replace(cell, planted=SPINS.get(cell.kind, ()))
+def _lengthened(cell: CheckCell) -> CheckCell:
+    return replace(cell, planted=AFTER.get(cell.kind, ()))
 
 
 def _with_shares(cell: CheckCell, shares: Collection[float]) -> CheckCell:
@@ -179,8 +180,9 @@ def _run(options: argparse.Namespace) -> int:
     if gpu is not None and not options.shared:
         check_alone(gpu)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    settings = {"block_ns": round(options.block_ms * 1e6)}
-    how = {**settings, "ahead": options.ahead, "identify": False, "alike": True}
+    block_ns = round(options.block_ms * 1e6)
+    settings = {"block_ns": block_ns, "rest": REST}
+    how = {"block_ns": block_ns, "ahead": options.ahead, "identify": False, "alike": True}
     kept = options.out.with_suffix(".choices.json")
     with terminable():
         try:
@@ -250,7 +252,7 @@ def _named(counts: Mapping[Outcome, int]) -> dict[str, int]:
 
 def _shares(text: str) -> tuple[float, ...]:
     shares = tuple(float(one) / 100 for one in text.split(","))
-    known = {0.0, *(share for some in (*ROWS.values(), *MORE_ROWS.values(), *SPINS.values()) for share in some)}
+    known = {0.0, *(share for some in (*ROWS.values(), *MORE_ROWS.values(), *AFTER.values()) for share in some)}
     if not known.issuperset(shares):
         raise argparse.ArgumentTypeError(f"{text}: shares are {', '.join(f'{share:.0%}' for share in sorted(known))}")
     return shares

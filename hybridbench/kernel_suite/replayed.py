@@ -50,7 +50,7 @@ class Replayed:
         self,
         calls: Sequence[TimedStep],
         per_sample: int,
-        before: Flush | None,
+        before: TimedStep | None,
         device: torch.device,
         samples: int = SAMPLES_PER_GRAPH,
     ) -> None:

@@ -205,29 +205,28 @@ def own_stream(device: torch.device) -> Iterator[None]:
 
 
 class Sampler:
-    """One operation: its calls in the current allocation, and its samples in all of them."""
+    """One operation: its calls in the current allocation, and its samples in all of them.
+
+    Args:
+        before: runs before each sample, which is then of one call, and is not part of it.
+        now: wall time; ns.
+    """
 
     def __init__(
         self,
         make: Make,
         device: torch.device,
         plan: Plan,
-        flush: Flush | None,
+        before: TimedStep | None,
         clock: Timer,
         now: Callable[[], int],
     ) -> None:
-        self._make, self._device, self._plan, self._flush, self._clock, self._now = (
-            make,
-            device,
-            plan,
-            flush,
-            clock,
-            now,
-        )
+        self._make, self._device, self._plan = make, device, plan
+        self._before, self._clock, self._now = before, clock, now
         self._calls: list[TimedStep] = []
         self._take: Callable[[int], list[int]] | None = None
         self._graph = plan.graph if device.type == "cuda" else False
-        self._per_sample: int | None = 1 if flush else None
+        self._per_sample: int | None = 1 if before else None
         self._not_captured: str | None = None
         self._samples_per_graph = SAMPLES_PER_GRAPH
         self._spent_ns = 0
@@ -266,10 +265,10 @@ class Sampler:
         self._wait()
         self._calls, self._take = [], None
 
-    def block(self, window_ns: float, most: int, least: int = 1) -> list[int]:
-        """Samples for about a window of wall time, ``least`` to ``most``; ns."""
+    def block(self, window_ns: float, most: int) -> list[int]:
+        """Samples for about a window of wall time, one to ``most``; ns."""
         assert self._take is not None, "an allocation comes first"
-        count = max(least, min(most, int(window_ns / self._wall_ns)))
+        count = max(1, min(most, int(window_ns / self._wall_ns)))
         start_ns = self._now()
         samples_ns = self._take(count)
         self._wall_ns = max(1.0, (self._now() - start_ns) / count)
@@ -337,7 +336,7 @@ class Sampler:
     def _prepared(self, per_sample: int) -> Callable[[int], list[int]]:
         if self._graph:
             try:
-                graph = Replayed(self._calls, per_sample, self._flush, self._device, self._samples_per_graph)
+                graph = Replayed(self._calls, per_sample, self._before, self._device, self._samples_per_graph)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
@@ -359,7 +358,7 @@ class Sampler:
                 at = (at + 1) % len(calls)
 
         def take(count: int) -> list[int]:
-            durations_ns = self._clock.sample(step, count, before=self._flush or nothing)
+            durations_ns = self._clock.sample(step, count, before=self._before or nothing)
             return [round(duration_ns / per_sample) for duration_ns in durations_ns]
 
         return take

@@ -21,11 +21,12 @@ import torch
 from hybridbench.gate import workers
 from hybridbench.gate.attribution import Traced, attribute, traced_of
 from hybridbench.gate.cells import asked, of_step
-from hybridbench.gate.side import planted, start
+from hybridbench.gate.side import planted, spin, start
 from hybridbench.gate.side.identity import LaunchedCode, identity, watched
 from hybridbench.gate.side.program import Program, hello
 from hybridbench.gate.side.start import CARRIED
 from hybridbench.gate.side.understood import understood
+from hybridbench.measure.clock import nothing
 from hybridbench.processes import alive
 from hybridbench.suite.file import load_suite
 
@@ -71,11 +72,11 @@ def test_a_cell_is_checked_timed_and_freed(program: Program) -> None:
     for number in (0, 1):
         if number:
             assert program.answer({"do": "again", "number": number}) == {"kind": "ready"}
-        samples = program.answer({"do": "block", "window_ns": 1_000_000, "least": 1})["samples_ns"]
+        samples = program.answer({"do": "block", "window_ns": 1_000_000})["samples_ns"]
         assert samples
         assert min(samples) > 0
-        few = program.answer({"do": "block", "window_ns": 1, "least": 3})["samples_ns"]
-        assert len(few) == 3, "however short the window"
+        few = program.answer({"do": "block", "window_ns": 1})["samples_ns"]
+        assert len(few) == 1, "however short the window"
     assert program.answer({"do": "free"}) == {"kind": "freed"}
 
 
@@ -184,41 +185,68 @@ def test_traces_name_the_operator_that_runs_more_often(program: Program, monkeyp
     assert sides["often"].answer({"do": "free"}) == {"kind": "freed"}
 
 
-def test_planted_work_takes_its_share_longer() -> None:
-    """By a scripted clock, on which a turn of the loop and a call take what they are said to."""
-    turns, sampled = [0], [0]
+class TurnClock:
+    """A scripted clock, on which a call takes a millisecond, and a turn of a spin 10 ns and half a microsecond more."""
 
-    class Clock:
-        name, resolution_ns = "scripted", 1
+    name, resolution_ns = "scripted", 1
 
-        def sample(self, step: Any, count: int, before: Any = None) -> list[int]:
-            sampled[0] += count
-            return [self.once(step) for _ in range(count)]
+    def __init__(self) -> None:
+        self.turns, self.calls, self.sampled, self.before = 0, 0, 0, 0
 
-        def once(self, step: Any) -> int:
-            turns[0], calls[0] = 0, 0
-            step()
-            return 1_000_000 * calls[0] + 10 * turns[0] + (500 if calls[0] and turns[0] else 0)
+    def call(self) -> None:
+        self.calls += 1
 
-        def runs(self, count: int) -> int:
-            return count
+    def turn(self, count: int) -> None:
+        self.turns += count
 
-    calls = [0]
+    def sample(self, step: Any, count: int, before: Any = lambda: None) -> list[int]:
+        self.sampled += count
+        found = []
+        for _ in range(count):
+            before()
+            found.append(self.once(step))
+        return found
 
-    def call() -> None:
-        calls[0] += 1
+    def once(self, step: Any) -> int:
+        self.turns, self.calls = 0, 0
+        step()
+        return 1_000_000 * self.calls + 10 * self.turns + (500 if self.calls and self.turns else 0)
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(planted, "_turns", lambda count: turns.__setitem__(0, turns[0] + count))
-        clock = Clock()
-        for share in (0.01, 0.1):
-            both = planted.longer(call, share, torch.device("cpu"), clock)
-            assert clock.once(both) == pytest.approx(1e6 * (1 + share), rel=1e-4)
-        sampled[0] = 0
-        planted.longer(call, 0.1, torch.device("cpu"), clock)
-        corrected, sampled[0] = sampled[0], 0
-        planted.longer(call, 0.5, torch.device("cpu"), clock)  # 0.5 ms, to which a launch adds 0.1%
-        assert 0 < sampled[0] < corrected / 4
+    def runs(self, count: int) -> int:
+        return count
+
+
+def test_planted_work_takes_its_share_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = TurnClock()
+    monkeypatch.setattr(spin, "_turns", clock.turn)
+    work = spin.Spin(torch.device("cpu"), clock)
+    for share in (0.01, 0.1):
+        both = planted.longer(clock.call, share, work, clock)
+        assert clock.once(both) == pytest.approx(1e6 * (1 + share), rel=1e-4)
+    clock.sampled = 0
+    planted.longer(clock.call, 0.1, work, clock)
+    corrected, clock.sampled = clock.sampled, 0
+    rests: list[int] = []
+    planted.longer(clock.call, 0.5, work, clock, lambda: rests.append(1))  # 0.5 ms, to which a launch adds 0.1%
+    assert 0 < clock.sampled < corrected / 4
+    assert len(rests) == clock.sampled
+
+
+def test_a_gpu_rests_before_a_training_step_for_a_multiple_of_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = TurnClock()
+    monkeypatch.setattr(spin, "_cycles", clock.turn)
+    rest = spin.rest_before(clock.call, torch.device("cuda"), clock)
+    assert clock.once(rest) == pytest.approx(spin.REST * 1e6)
+    assert spin.rest_before(clock.call, torch.device("cpu"), clock) is nothing
+
+
+def test_products_take_about_as_long_as_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = TurnClock()
+    monkeypatch.setattr(spin.torch, "mm", lambda *_: clock.turn(2500))
+    rests: list[int] = []
+    work = spin.Products(torch.device("cpu"), clock, lambda: rests.append(1))
+    assert clock.once(work.of(1_010_000)) == 40 * 25_000
+    assert len(rests) == spin.SAMPLES
 
 
 def test_a_step_of_a_model_is_a_cell(program: Program, tmp_path: Path) -> None:
@@ -231,9 +259,9 @@ def test_a_step_of_a_model_is_a_cell(program: Program, tmp_path: Path) -> None:
     assert cell.kind == "cpu"
     said = program.answer(prepare(cell.head, "step"))
     assert said["kind"] == "prepared", said
-    assert program.answer({"do": "block", "window_ns": 1_000_000, "least": 1})["samples_ns"]
+    assert program.answer({"do": "block", "window_ns": 1_000_000})["samples_ns"]
     assert program.answer({"do": "plant", "frac": 0.5}) == {"kind": "ready"}
-    assert program.answer({"do": "block", "window_ns": 1_000_000, "least": 1})["samples_ns"]
+    assert program.answer({"do": "block", "window_ns": 1_000_000})["samples_ns"]
 
 
 def test_the_greeting_says_where_the_package_lies() -> None:
@@ -382,6 +410,7 @@ OF_A_BASE = {
     "session": "Proofs device_for open_session",
     "stats": "median",
     "suite.case": "Case",
+    "suite.workloads": "TRAIN",
     "units": "KIB MIB NS_PER_S",
 }
 """What the carried modules take from the base's own package, by module. It has been there since bases are timed."""

@@ -25,6 +25,7 @@ from hybridbench.gate.looks import look, predicted_s, prediction, without_self_t
 from hybridbench.gate.paired import BASE, HEAD, Pairs
 from hybridbench.gate.pairs import State
 from hybridbench.gate.report import github_annotations, junit, step_summary
+from hybridbench.gate.side.spin import REST
 from hybridbench.gate.spent import in_words
 from hybridbench.gate.timed import calibrated, check
 from hybridbench.gate.verdict import Word
@@ -512,35 +513,31 @@ def test_samples_that_spread_get_more_blocks_and_close_ones_fewer() -> None:
 
 def test_samples_that_spread_end_once_they_add_up_to_enough() -> None:
     def ends(each_ns: int) -> int:
-        """After how many blocks, where steps differ by a tenth. A step of each block is not timed."""
-        count, per_block = 0, max(plan.samples, int(plan.length * BLOCK_NS / each_ns) - 1)
+        """After how many blocks of one step, where steps differ by a tenth."""
+        count = 0
         while True:
             count += 1
-            sides = [[round(each_ns * (1 + 0.1 * (one % 3 - 1))) for one in range(count * per_block)] for _ in range(2)]
+            sides = [[round(each_ns * (1 + 0.1 * (one % 3 - 1))) for one in range(count)] for _ in range(2)]
             if count == plan.most or plan.ends(count, sides, "training"):
                 return count
 
     plan = BLOCKS["training"]
-    assert ends(450_000_000) == plan.least  # a step is longer than a block
-    assert ends(120_000_000) == 4
-    assert ends(37_000_000) == 6
-    assert ends(20_000_000) == 4
-    assert ends(150_000_000) == plan.least
-    alike = [[37_000_000] * plan.least] * 2
+    assert ends(450_000_000) == plan.least
+    assert ends(260_000_000) == 6
+    assert ends(33_000_000) == plan.most
+    alike = [[33_000_000] * plan.least] * 2
     assert plan.ends(plan.least, alike, "training")
     assert not plan.ends(plan.least - 1, alike, "training")
 
 
-def test_no_block_of_training_steps_is_a_single_step() -> None:
-    """The first one of a block starts with an empty queue: it is timed by itself, but not where others follow it."""
-    for kind, least, length in (("training", 2, 4), ("step", 1, 1), ("kernel", 1, 1)):
+def test_a_block_of_training_steps_has_room_for_the_rest_before_a_step() -> None:
+    """A step of 33 ms and its rest fill one. With two, a step that is not timed would lead in, without a rest."""
+    for kind, length in (("training", 3), ("step", 1), ("kernel", 1)):
         rig = Rig(slower(1.0))
         rig.pairs.measure(named("one", kind=kind), 0, seen=lambda _name: None)
-        blocks = [request for _, request in rig.asked if request["do"] == "block"]
-        longest = max(one["window_ns"] for one in blocks)
-        assert {one["least"] for one in blocks if one["window_ns"] == longest} == {least}
-        assert {one["least"] for one in blocks if one["window_ns"] < longest} == {1}, "to warm up one is enough"
-        assert max(one["window_ns"] for one in blocks) == length * BLOCK_NS
+        blocks = [request["window_ns"] for _, request in rig.asked if request["do"] == "block"]
+        assert max(blocks) == length * BLOCK_NS
+    assert BLOCK_NS * BLOCKS["training"].length < 2 * (1 + REST) * 33e6
 
 
 def test_what_both_sides_have_in_common_is_checked_once() -> None:

@@ -1,16 +1,12 @@
-"""planted: a call that takes a known share longer, to see whether the gate finds it: a spin is appended to it.
+"""planted: a call that takes a known share longer, to see whether the gate finds it: other work is appended to it.
 
-On a GPU the spin is a kernel that counts cycles (``torch.cuda._sleep``); on a CPU it is an empty loop. Its length
-follows the call: both are timed in turns, and a short spin is corrected for what its own launch adds.
+Its length follows the call: both are timed in turns, and short work is corrected for what its own launch adds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
-
-from hybridbench.measure.clock import TimedStep, Timer
+from hybridbench.gate.side.spin import Work
+from hybridbench.measure.clock import TimedStep, Timer, nothing
 from hybridbench.stats import median
 
 WINDOW_NS = 60_000_000
@@ -19,50 +15,42 @@ FEWEST, MOST = 5, 60
 """Samples in one round."""
 CORRECTIONS = 2
 LONG_NS = 200_000
-"""Spins of this length need no correction: a launch of some 2 us adds 1% to them."""
-TRIED = {"cuda": 1_000_000, "cpu": 100_000}
-"""Cycles, or turns of a loop, from which the length of one is determined."""
+"""Work of this length needs no correction: a launch of some 2 us adds 1% to them."""
 
 
-def longer(call: TimedStep, frac: float, device: torch.device, timer: Timer) -> TimedStep:
-    """``call`` with a spin after it, so that both take ``1 + frac`` times as long as the call alone.
+def longer(call: TimedStep, frac: float, work: Work, timer: Timer, before: TimedStep = nothing) -> TimedStep:
+    """``call`` with work after it, so that both take ``1 + frac`` times as long as the call alone.
 
     Args:
         frac: above zero.
+        work: of which something is appended.
         timer: the clock of the device.
+        before: what runs before each call that is timed.
     """
-    spin = _cycles if device.type == "cuda" else _turns
-    tried = TRIED[device.type]
     call()
-    each_ns = median(timer.sample(lambda: spin(tried), FEWEST)) / tried
-    alone_ns = median(timer.sample(call, FEWEST))
+
+    def sampled(step: TimedStep, count: int) -> float:
+        return median(timer.sample(step, count, before))
+
+    alone_ns = sampled(call, FEWEST)
     count = max(FEWEST, min(MOST, int(WINDOW_NS / max(1.0, alone_ns))))
     if count > FEWEST:
-        alone_ns = median(timer.sample(call, count))
-    amount = frac * alone_ns / each_ns
+        alone_ns = sampled(call, count)
+    length_ns = frac * alone_ns
     for _ in range(CORRECTIONS if frac * alone_ns < LONG_NS else 0):
-        with_spin = _appended(call, spin, round(amount))
+        with_more = _appended(call, work.of(length_ns))
         more_ns = [
-            median(timer.sample(with_spin, count)) - median(timer.sample(call, count)),
-            -median(timer.sample(call, count)) + median(timer.sample(with_spin, count)),
+            sampled(with_more, count) - sampled(call, count),
+            -sampled(call, count) + sampled(with_more, count),
         ]
-        amount = max(0.0, amount - (sum(more_ns) / 2 - frac * alone_ns) / each_ns)
-    return _appended(call, spin, round(amount))
+        length_ns = max(0.0, length_ns - (sum(more_ns) / 2 - frac * alone_ns))
+    return _appended(call, work.of(length_ns))
 
 
-def _appended(call: TimedStep, spin: Callable[[int], None], amount: int) -> TimedStep:
+def _appended(call: TimedStep, more: TimedStep) -> TimedStep:
     def both() -> object:
         made = call()
-        spin(amount)
+        more()
         return made
 
     return both
-
-
-def _cycles(count: int) -> None:
-    torch.cuda._sleep(count)
-
-
-def _turns(count: int) -> None:
-    for _ in range(count):
-        pass

@@ -8,7 +8,7 @@ at any moment. Before the first request it only imports: it may wait beside othe
     {"do": "find", "cell": {...}}           whether a person's own kernel is there; it is not called
     {"do": "prepare", "what": "kernel", "cell": {...}, "backend": null, "pinned": [], "check": true, "core": 0,
      "graph": null, "identify": true}
-    {"do": "block", "window_ns": 40000000, "least": 1}     samples of so much time, but so many at least
+    {"do": "block", "window_ns": 40000000}  samples of so much time, but one at least
     {"do": "again", "number": 1}            the same cell in fresh memory
     {"do": "plant", "frac": 0.01}           the same cell with so much more work, in fresh memory
     {"do": "trace"}                         where the time of its step goes
@@ -39,6 +39,7 @@ from hybridbench.audit.observe.tuned import taken, using
 from hybridbench.errors import BadInput, HybridbenchError, Unsupported, WrongResult, described, reason
 from hybridbench.gate.side.identity import LaunchedCode, identity, watched
 from hybridbench.gate.side.planted import longer
+from hybridbench.gate.side.spin import Products, Spin, rest_before
 from hybridbench.gate.side.understood import understood
 from hybridbench.kernel_suite.agree import agreement
 from hybridbench.kernel_suite.bind import bound, drawn
@@ -50,13 +51,14 @@ from hybridbench.kernel_suite.traced import longest_first, traced
 from hybridbench.kernels import release
 from hybridbench.kernels.backend import Backend
 from hybridbench.kernels.tuning import side_by_side
-from hybridbench.measure.clock import timer_for
+from hybridbench.measure.clock import TimedStep, nothing, timer_for
 from hybridbench.measure.environment import fingerprint
 from hybridbench.measure.nvml import Gpu
 from hybridbench.plain import to_plain
 from hybridbench.processes import end_with_starter
 from hybridbench.session import Proofs, device_for, open_session
 from hybridbench.suite.case import Case
+from hybridbench.suite.workloads import TRAIN
 
 DOTS = 1
 """Dots in the names of modules that are told to have been imported: these import what lies below them."""
@@ -76,6 +78,7 @@ class ReadyCell:
         libraries: versions of what its kernels may come from besides Triton.
         own: whether it is a person's function.
         captured: whether it can be captured in a CUDA graph: a step has graphs of its own, or is timed with its host.
+        before: what runs before each sample, untimed; None for what the plan says.
     """
 
     make: Make
@@ -85,6 +88,7 @@ class ReadyCell:
     libraries: dict[str, str | None] = field(default_factory=dict)
     own: bool = False
     captured: bool = False
+    before: TimedStep | None = None
 
 
 class Laps:
@@ -153,7 +157,7 @@ class Program:
             self._spaced = spacers(self._device, request["number"])
             self._sampler.allocate(request["number"])
             return {"kind": "ready"}
-        samples_ns = self._sampler.block(request["window_ns"], MOST, request["least"])
+        samples_ns = self._sampler.block(request["window_ns"], MOST)
         return {"kind": "samples", "samples_ns": samples_ns}
 
     def _prepare(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -208,8 +212,8 @@ class Program:
         """Makes what is timed next from calls of the cell that is ready."""
         assert self._ready is not None, "a cell comes first"
         device, plan = self._device, self._ready.plan
-        flush = Flush(device) if plan.cold else None
-        self._sampler = Sampler(make, device, plan, flush, timer_for(device), time.perf_counter_ns)
+        before = Flush(device) if plan.cold else self._ready.before
+        self._sampler = Sampler(make, device, plan, before, timer_for(device), time.perf_counter_ns)
         with side_by_side():
             self._sampler.allocate(0)
 
@@ -229,8 +233,9 @@ class Program:
         assert self._ready is not None, "a cell comes first"
         assert self._sampler is not None, "a cell comes first"
         self._sampler.free()
-        make = self._ready.make
-        self._sample(lambda number: longer(make(number), frac, self._device, timer_for(self._device)))
+        make, timer, before = self._ready.make, timer_for(self._device), self._ready.before
+        work = Products(self._device, timer, before) if before else Spin(self._device, timer)
+        self._sample(lambda number: longer(make(number), frac, work, timer, before or nothing))
 
     def _free(self) -> None:
         if self._sampler is not None:
@@ -343,9 +348,10 @@ def _ready_step(case: Case, request: dict[str, Any], device: torch.device) -> Re
     uses = sorted({(item.op, item.backend.ran, item.backend.version) for item in session.resolved}, key=str)
     facts = {"backend": ", ".join(sorted({f"{op}={name}" for op, name, _ in uses})), "own_backend": None}
     libraries = _libraries(*{item.backend.package for item in session.resolved})
-    return ReadyCell(
-        lambda _number: work.step, Plan(cold=False, graph=False, allocations=1, rotate=1), facts, seen, libraries
-    )
+    plan = Plan(cold=False, graph=False, allocations=1, rotate=1)
+    rests = case.workload.kind == TRAIN and device.type == "cuda"
+    before = rest_before(work.step, device, timer_for(device)) if rests else None
+    return ReadyCell(lambda _number: work.step, plan, facts, seen, libraries, before=before)
 
 
 def _libraries(*packages: str | None) -> dict[str, str | None]:

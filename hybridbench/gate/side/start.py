@@ -26,6 +26,7 @@ CARRIED = (
     "hybridbench.kernel_suite.timing",
     "hybridbench.kernel_suite.traced",
     "hybridbench.gate.side.identity",
+    "hybridbench.gate.side.spin",
     "hybridbench.gate.side.planted",
     "hybridbench.gate.side.understood",
     "hybridbench.gate.side.program",

@@ -1,0 +1,95 @@
+"""spin: work of a known length: a spin, which does nothing, and products, which draw as much power as a training step.
+
+A GPU that trains is at its power limit, which moves its clocks by a tenth from step to step: medians of the same code
+differed by 1 to 2% from pair to pair. So each step that is timed comes after a rest, in which one thread counts cycles
+and the host launches the step: 0.1 to 0.2% (H200, steps of 33 ms).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from hybridbench.measure.clock import TimedStep, Timer, nothing
+from hybridbench.stats import median
+
+TRIED = {"cuda": 1_000_000, "cpu": 100_000}
+"""Cycles, or turns of a loop, from which the length of one is determined."""
+SAMPLES = 5
+REST = 2.5
+"""How long a GPU rests before a training step; times the step. After 1.2 times steps of 33 ms spread three times as
+wide; four times was no better (H200)."""
+ROWS, INNER, COLUMNS = 1024, 2048, 4096
+"""Of a product: some 25 us on an H200, so that 3% of a step of 33 ms are forty."""
+PRODUCTS = 50
+"""Products from which the length of one is determined."""
+
+
+class Work(Protocol):
+    """Work that is made of many equal parts."""
+
+    def of(self, length_ns: float) -> TimedStep:
+        """Work of about so long."""
+
+
+class Spin:
+    """Spins on a device: a kernel of one thread that counts cycles (``torch.cuda._sleep``), on a CPU an empty loop.
+
+    Args:
+        timer: the clock of the device; it tells how long a turn takes, once.
+    """
+
+    def __init__(self, device: torch.device, timer: Timer) -> None:
+        self._turn = _cycles if device.type == "cuda" else _turns
+        tried = TRIED[device.type]
+        self._each_ns = median(timer.sample(lambda: self._turn(tried), SAMPLES)) / tried
+
+    def of(self, length_ns: float) -> TimedStep:
+        """A spin of about so long."""
+        turns = max(0, round(length_ns / self._each_ns))
+        return lambda: self._turn(turns)
+
+
+class Products:
+    """Matrix products in bfloat16, one after the other.
+
+    Args:
+        timer: the clock of the device; it tells how long one takes, once.
+        before: what runs before each sample of it.
+    """
+
+    def __init__(self, device: torch.device, timer: Timer, before: TimedStep = nothing) -> None:
+        drawn = torch.Generator(device).manual_seed(0)
+        self._left, self._right = (
+            torch.randn(size, generator=drawn, device=device, dtype=torch.bfloat16)
+            for size in ((ROWS, INNER), (INNER, COLUMNS))
+        )
+        self._run(1)
+        self._each_ns = median(timer.sample(lambda: self._run(PRODUCTS), SAMPLES, before)) / PRODUCTS
+
+    def of(self, length_ns: float) -> TimedStep:
+        """As many as take about so long."""
+        count = max(0, round(length_ns / self._each_ns))
+        return lambda: self._run(count)
+
+    def _run(self, count: int) -> None:
+        for _ in range(count):
+            torch.mm(self._left, self._right)
+
+
+def rest_before(step: TimedStep, device: torch.device, timer: Timer) -> TimedStep:
+    """What a GPU does before each training step that is timed: it spins ``REST`` times as long. Nothing on a CPU."""
+    if device.type != "cuda":
+        return nothing
+    step()
+    return Spin(device, timer).of(REST * median(timer.sample(step, 1)))
+
+
+def _cycles(count: int) -> None:
+    torch.cuda._sleep(count)
+
+
+def _turns(count: int) -> None:
+    for _ in range(count):
+        pass
