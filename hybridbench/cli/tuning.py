@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,8 +45,8 @@ def tune(*, products: str | None, most: int, out: Path | None, dry_run: bool, as
 
     Each tiling's step is compared with the one by rules before it is timed. The fastest go into a table, which decode
     looks at from then on, if it is in the user's cache and not in a file of -o, and until another release of Triton is
-    installed; records say whether a step's tilings were searched. A whole step is timed both ways at the end: where the
-    searched tilings together are slower, none of them is kept.
+    installed; records say whether a step's tilings were searched. Whole steps are timed at the end: a tiling is kept if
+    its model's step is faster with it, and no step of the other models here is slower.
     """
     chosen = tuple(name.strip() for name in products.split(",")) if products else ()
     if "" in chosen:
@@ -103,40 +103,50 @@ def _searched(
     made_with = {name: version(name) for name in ("torch", "triton")} | {"hybridbench": full_version()}
     found: dict[TiledProduct, Searched] = {}
     here: set[str] = set()
+    slow: set[TiledProduct] = set()
     for case in planned:
         with torch.no_grad():
-            search = TilingSearch(inputs_of(case, device), graph_timer, most=most, only=only, known=found)
+            known = found.keys() | slow
+            search = TilingSearch(inputs_of(case, device), graph_timer, most=most, only=only, known=known)
             here |= search.names
             count = sum(map(len, search.tried.values()))
             where = f"{case.model.label} {case.model.scale}, batch {case.workload.batch}"
             told.print(f"{where}: {count} tilings of {len(search.tried)} products, some {search.seconds:.0f} s.")
-            if dry_run or not search.tried:
+            if dry_run or not (search.tried or found):
                 continue
-            better = _kept(search, where, told)
-        found |= better
-        if better:  # after each case, so that what was found stays if a later one is stopped
-            write_table(path, TilingTable(gpu, made_with, better))
+            better, slower = _kept(search, found, where, told)
+        slow |= slower
+        found = {product: one for product, one in {**found, **better}.items() if product not in slow}
+        if better or slower:  # after each case, so that what was found stays if a later one is stopped
+            write_table(path, TilingTable(gpu, made_with, better), without=slower)
     if only and not here & set(only):
         has = ", ".join(name for name in PRODUCTS if name in here)
         raise BadInput(f"--product {','.join(only)}: no model here has such a product; they have {has}.")
     return found, path
 
 
-def _kept(search: TilingSearch, where: str, told: Plain) -> dict[TiledProduct, Searched]:
-    """What was found, if a whole step is faster with it."""
+def _kept(
+    search: TilingSearch, known: Mapping[TiledProduct, Searched], where: str, told: Plain
+) -> tuple[dict[TiledProduct, Searched], set[TiledProduct]]:
+    """What was found and makes a whole step faster, and what is known by now and makes this one slower."""
 
     def tell(seen: Told) -> None:
         told.print(f"  {seen.done} of {seen.total}, {len(seen.dropped)} dropped")
 
-    better = search.run(tell)
+    found = search.run(tell)
     for line in search.dropped:
         told.print(f"  dropped: {line}")
-    rules, searched = search.whole_us({(one.name, one.n_rows, one.k): it.tiling for one, it in better.items()})
-    told.print(f"{where}: a step takes {searched:.1f} us, and {rules:.1f} us by the rules.")
-    if searched > rules:
-        told.print(f"{where}: not kept, since the step by the rules is faster.")
-        return {}
-    return better
+    whole = search.together(found, known)
+    for product in found.keys() - whole.kept.keys():
+        told.print(f"  not kept, since the step is no faster with it: {_named(product)}")
+    for product in whole.slower:
+        told.print(f"  taken out again, since this step is slower with it: {_named(product)}")
+    told.print(f"{where}: a step takes {whole.us:.1f} us, and {whole.rules_us:.1f} us by the rules.")
+    return whole.kept, whole.slower
+
+
+def _named(product: TiledProduct) -> str:
+    return f"{product.name} {product.n_rows} x {product.k}"
 
 
 def _row(product: TiledProduct, one: Searched) -> dict[str, Any]:
@@ -158,7 +168,7 @@ def _show(found: dict[TiledProduct, Searched], path: Path) -> None:
     columns += [Column("us", "a launch [us]"), Column("rules_us", "by rules [us]")]
     table = Table("tilings", columns)
     for product, one in found.items():
-        name = f"{product.name} {product.n_rows} x {product.k}"
+        name = _named(product)
         cut = (getattr(one.tiling, column.key) for column in columns[2:7])
         cells = [TableCell(name, name), TableCell(str(product.tokens), product.tokens)]
         cells += [TableCell(str(value), value) for value in cut]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from importlib.metadata import version
@@ -206,16 +206,20 @@ def check_place(path: Path, gpu: str) -> TilingTable | None:
     return kept
 
 
-def write_table(path: Path, table: TilingTable) -> TilingTable:
+def write_table(path: Path, table: TilingTable, without: Collection[TiledProduct] = ()) -> TilingTable:
     """Writes a table, joined with the one of that GPU that the file holds already; returns what the file then holds.
 
     The file is there whole or as it was, so that a search that is stopped leaves no half of a table.
+
+    Args:
+        without: products that the file is not to hold.
 
     Raises:
         BadResults: as for ``check_place``.
     """
     kept = check_place(path, table.gpu)
     whole = table if kept is None else kept.joined(table)
+    whole = replace(whole, entries={product: one for product, one in whole.entries.items() if product not in without})
     try:
         with tempfile.TemporaryDirectory(dir=path.parent) as apart:
             part = Path(apart) / path.name

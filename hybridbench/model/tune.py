@@ -5,7 +5,11 @@ one. A product is timed as its launches of all layers, one after the other, so t
 from the L2 cache.
 
     rules' plan ──► candidates ──► plans, compiled side by side ──► each against the rules' logits and states
-                                                               └─► each product timed ──► the fastest, in a table
+                                                               └─► each product timed ──► the fastest of each
+    the fastest, one after the other into a whole step ──► those with which it is faster, in a table
+
+A product that is faster by itself may make its step slower: launches overlap, so that the next one reads its weights
+while this one ends.
 """
 
 from __future__ import annotations
@@ -38,6 +42,9 @@ Timer = Callable[[Sequence[Callable[[], object]]], float]
 SHARED_BYTES = 227 << 10
 """What a program may have of a Hopper SM."""
 
+LEAST_GAIN = 0.002
+"""Share of a step that a tiling must gain to be kept, or cost to be taken out: replays of one step differ by less."""
+
 COMPILE_S, TIME_S, PLAN_S = 1.5, 0.06, 0.5
 """Rough seconds of one compilation on a core, of timing one product, and of one step planned and verified."""
 
@@ -49,6 +56,22 @@ class Told:
     done: int
     total: int
     dropped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WholeStep:
+    """What tilings do to a whole step.
+
+    Attributes:
+        kept: those that were found and with which the step is faster.
+        slower: products of other models' searches whose tiling makes this step slower.
+        us, rules_us: the step with those that are kept, and by the rules.
+    """
+
+    kept: dict[TiledProduct, Searched]
+    slower: set[TiledProduct]
+    us: float
+    rules_us: float
 
 
 @dataclass(frozen=True)
@@ -230,12 +253,43 @@ class TilingSearch:
             for key, (us, tiling) in best.items()
         }
 
-    def whole_us(self, tilings: dict[Key, Tiling]) -> tuple[float, float]:
-        """The time of a whole step by the rules, and with these tilings; us."""
-        plan = self.inputs.plan(tilings)
+    def together(self, found: Mapping[TiledProduct, Searched], known: Mapping[TiledProduct, Searched]) -> WholeStep:
+        """What is left of tilings once whole steps are timed: each is added if the step is faster with it.
+
+        Args:
+            found: of this search; what gains most by itself goes first.
+            known: of earlier searches, of other models maybe; those that this model has are in its step already.
+        """
+        here = {product: one for product, one in known.items() if self._key(product) is not None}
+        rules_us, us = self._step_us({}), self._step_us(here)
+        slower, kept = set[TiledProduct](), dict[TiledProduct, Searched]()
+        for product in list(here):
+            fewer = {name: one for name, one in here.items() if name != product}
+            without_us = self._step_us(fewer)
+            if without_us < us * (1 - LEAST_GAIN):
+                here, us = fewer, without_us
+                slower.add(product)
+        for product in sorted(found, key=lambda name: -self._gain_us(name, found[name])):
+            more_us = self._step_us({**here, **kept, product: found[product]})
+            if more_us < us * (1 - LEAST_GAIN):
+                kept[product], us = found[product], more_us
+        return WholeStep(kept, slower, us, rules_us)
+
+    def _key(self, product: TiledProduct) -> Key | None:
+        """The product's key in this model's step; None where it has no such product."""
+        key = (product.name, product.n_rows, product.k)
+        return key if product.tokens == self.rules.tokens and key in self.rules.cut else None
+
+    def _gain_us(self, product: TiledProduct, one: Searched) -> float:
+        """What its launches in all layers gain by themselves."""
+        return (one.rules_us - one.us) * len(self.rules.products[product.name, product.n_rows, product.k])
+
+    def _step_us(self, tilings: Mapping[TiledProduct, Searched]) -> float:
+        """The time of a whole step with these tilings, and the rules' for the rest; us."""
+        plan = self.inputs.plan({(one.name, one.n_rows, one.k): it.tiling for one, it in tilings.items()})
         compile_together(plan.compilations)
         self.inputs.fill()
-        return self.timer([self.rules]), self.timer([plan])
+        return self.timer([plan])
 
     def _rounds(self) -> Iterator[dict[Key, Tiling]]:
         """Candidates of all products that are planned in one step."""

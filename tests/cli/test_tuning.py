@@ -17,18 +17,20 @@ from hybridbench.model import tiling_table
 from hybridbench.model import tune as searching
 from hybridbench.model.tiling import Tiling
 from hybridbench.model.tiling_table import Searched, TiledProduct, read_table
-from hybridbench.model.tune import Told
+from hybridbench.model.tune import Told, WholeStep
 
+QKV, HEAD = TiledProduct("qkv", 3072, 2048, 64), TiledProduct("head", 128_256, 2048, 64)
 FOUND = {
-    TiledProduct("qkv", 3072, 2048, 64): Searched(Tiling(64, 4, 64, 6, 4), 5.5, 6.25),
-    TiledProduct("head", 128_256, 2048, 64): Searched(Tiling(128, 1, 64, 4, 4), 130.0, 130.0),
+    QKV: Searched(Tiling(64, 4, 64, 6, 4), 5.5, 6.25),
+    HEAD: Searched(Tiling(128, 1, 64, 4, 4), 130.0, 130.0),
 }
 
 
 class Scripted:
-    """A search that finds ``FOUND`` and whose whole step takes ``whole``: by rules, and with what was found."""
+    """A search that finds ``FOUND``: a step is faster with ``kept``, and a later model's is slower with ``slower``."""
 
-    whole: ClassVar[tuple[float, float]] = (100.0, 90.0)
+    kept: ClassVar[dict[TiledProduct, Searched]] = FOUND
+    slower: ClassVar[set[TiledProduct]] = set()
     asked: ClassVar[list[dict[str, Any]]] = []
 
     def __init__(self, case: object, _timer: object, **given: Any) -> None:
@@ -40,11 +42,12 @@ class Scripted:
 
     def run(self, tell: Any) -> dict[TiledProduct, Searched]:
         tell(Told(4, 4, tuple(self.dropped)))
-        return FOUND
+        return FOUND if self.tried else {}
 
-    def whole_us(self, tilings: dict[Any, Tiling]) -> tuple[float, float]:
-        assert tilings["qkv", 3072, 2048] == Tiling(64, 4, 64, 6, 4)
-        return self.whole
+    def together(self, found: dict[TiledProduct, Searched], known: dict[TiledProduct, Searched]) -> WholeStep:
+        assert found == (FOUND if self.tried else {})
+        kept = {product: one for product, one in found.items() if product in self.kept}
+        return WholeStep(kept, self.slower & known.keys(), 90.0, 100.0)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +57,7 @@ def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(searching, "inputs_of", lambda case, _device: case)
     monkeypatch.setattr(searching, "TilingSearch", Scripted)
     Scripted.asked = []
-    Scripted.whole = 100.0, 90.0
+    Scripted.kept, Scripted.slower = FOUND, set()
 
 
 def run(*words: object) -> str:
@@ -77,11 +80,22 @@ def test_what_is_found_is_shown_and_written(tmp_path: Path) -> None:
     assert [asked["known"] for asked in Scripted.asked] == [set(), set(FOUND)]
 
 
-def test_nothing_is_kept_where_a_whole_step_is_slower(tmp_path: Path) -> None:
-    Scripted.whole = 100.0, 101.0
+def test_only_what_makes_a_whole_step_faster_is_kept(tmp_path: Path) -> None:
+    Scripted.kept = {QKV: FOUND[QKV]}
     said = run("--arch", "mamba", "--batch", "64", "-o", tmp_path / "t.json")
-    assert "not kept, since the step by the rules is faster" in said
-    assert not (tmp_path / "t.json").exists()
+    assert "not kept, since the step is no faster with it: head 128256 x 2048" in said
+    assert read_table(tmp_path / "t.json").entries == Scripted.kept
+    Scripted.kept = {}
+    assert "Written" not in run("--arch", "mamba", "--batch", "64", "-o", tmp_path / "none.json")
+    assert not (tmp_path / "none.json").exists()
+
+
+def test_what_makes_another_models_step_slower_is_taken_out_and_not_searched_again(tmp_path: Path) -> None:
+    Scripted.slower = {HEAD}
+    said = run("--arch", "transformer,mamba,inter", "--scale", "1b", "--batch", "64", "-o", tmp_path / "t.json")
+    assert said.count("taken out again, since this step is slower with it: head 128256 x 2048") == 1
+    assert read_table(tmp_path / "t.json").entries == {QKV: FOUND[QKV]}
+    assert [asked["known"] for asked in Scripted.asked] == [set(), set(FOUND), set(FOUND)]
 
 
 def test_a_dry_run_searches_nothing(tmp_path: Path) -> None:
