@@ -92,7 +92,7 @@ def planned(
                 [op], has_gpu=False, kernels={}, base_kernels={}, problem=problem, direction="forward", device="cpu"
             )
         ]
-    cells = [one for cell in cells for one in (_lengthened(cell), *_with_rows(cell)) if only is None or only in one.name]
+    cells = [one for cell in cells for one in (_with_work(cell), *_with_rows(cell)) if only is None or only in one.name]
     if not cells:
         raise BadInput(f"--only '{only}' leaves no cell.")
     if shares is not None:
@@ -105,7 +105,7 @@ def planned(
     return cells
 
 
-def _lengthened(cell: CheckCell) -> CheckCell:
+def _with_work(cell: CheckCell) -> CheckCell:
     return replace(cell, planted=AFTER.get(cell.kind, ()))
 
 

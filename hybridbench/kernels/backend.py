@@ -22,6 +22,11 @@ from hybridbench.operations.operation import Declared
 from hybridbench.problem import Problem
 
 
+def accepts_anything(_problem: Problem) -> str | None:
+    """``unsupported`` of a backend that supports every problem."""
+    return None
+
+
 @dataclass(frozen=True)
 class Implementation:
     """What the path of a backend names.
@@ -30,10 +35,12 @@ class Implementation:
         load: imports the backend's package and returns a callable with the operation's signature; raises
             ``Unsupported``.
         unsupported: a sentence that says why this backend does not support a problem; None where it does.
+        declined: why "auto" passes it over for a problem that it supports; None where it does not.
     """
 
     load: Callable[[], Callable[..., Any]]
     unsupported: Callable[[Problem], str | None]
+    declined: Callable[[Problem], str | None] = accepts_anything
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +48,7 @@ class Backend(Declared):
     """One implementation of one operation, ready to be asked.
 
     Attributes:
-        load, unsupported: as in ``Implementation``.
+        load, unsupported, declined: as in ``Implementation``.
         rows: how many sequences of a batch ``load``'s callable passes on at once (``by_rows``); 0 passes all.
         whole: where ``rows`` is not 0, the backend that they are passed to.
         continues: whether a scan can start from a state, which a prefill that continues from its cache needs.
@@ -49,6 +56,7 @@ class Backend(Declared):
 
     load: Callable[[], Callable[..., Any]]
     unsupported: Callable[[Problem], str | None]
+    declined: Callable[[Problem], str | None] = accepts_anything
     rows: int = 0
     whole: Backend | None = None
     continues: bool = True
@@ -109,11 +117,6 @@ def refuse_gradients(op: str, *tensors: Tensor | None) -> None:
     """Raises ``Unsupported`` where a scan from an initial state, which has no backward, would need one."""
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
         raise Unsupported(f"{op} from an initial state has no gradients here; take the reference for those.")
-
-
-def accepts_anything(_problem: Problem) -> str | None:
-    """``unsupported`` of a backend that supports every problem."""
-    return None
 
 
 def on_hopper() -> bool:

@@ -74,7 +74,7 @@ def _ready(declared: Declared) -> Backend:
     found = named(ROOT + declared.path)
     made = found if isinstance(found, Implementation) else Implementation(lambda: found, accepts_anything)
     row = {one.name: getattr(declared, one.name) for one in fields(Declared)}
-    return Backend(**row, load=made.load, unsupported=made.unsupported)
+    return Backend(**row, load=made.load, unsupported=made.unsupported, declined=made.declined)
 
 
 def reference_of(op: str) -> Callable[..., Any]:

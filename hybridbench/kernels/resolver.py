@@ -115,7 +115,7 @@ def _first_that_runs(op: str, problem: Problem, ruled_out: Mapping[str, str]) ->
     passed_over: list[tuple[str, str]] = []
     table = backends(op)
     for name in OPERATIONS[op].order[problem.device]:
-        reason = available(table[name], problem, ruled_out.get(name))
+        reason = available(table[name], problem, ruled_out.get(name)) or table[name].declined(problem)
         if reason is None:
             return Resolution(_right_at_size(table[name], problem), passed_over=tuple(passed_over))
         passed_over.append((name, reason))

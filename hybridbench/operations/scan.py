@@ -187,10 +187,9 @@ ROWS = (
         # without a fused one, its parts are resolved in its place
         backends=(
             own(ONE_PASS, "causal_conv1d", "kernels.scan.core:one_pass", limits=IN_ONE_PASS, install=INSTALL_CUDA),
+            own(IN_PIECES, "causal_conv1d", "kernels.scan.core:in_pieces", limits=IN_ONE_PASS, install=INSTALL_CUDA),
             own("fused", "mamba_ssm", "kernels.scan.core:fused", limits=CORE, install=INSTALL_CUDA),
             public("mamba-ssm", "mamba_ssm", "kernels.scan.core:third_party", limits=CORE),
-            # last, since it has not been timed beside the others
-            own(IN_PIECES, "causal_conv1d", "kernels.scan.core:in_pieces", limits=IN_ONE_PASS, install=INSTALL_CUDA),
         ),
         kernels=(r"^scan_(forward|reverse|steps|finish|d_[xbc])_kernel$",),
         sequences=True,

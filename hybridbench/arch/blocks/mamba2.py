@@ -16,7 +16,16 @@ from typing import ClassVar, Self
 from typing_extensions import override
 
 from hybridbench.arch.block import Convention, Cut, Flops, KernelSizes, Packed, Packing, check_sizes, variant
-from hybridbench.arch.blocks.ssd_kernels import BLOCK_TOKENS, SLICE, Chunked, OnePass, Tiles, fits_one_pass, up
+from hybridbench.arch.blocks.ssd_kernels import (
+    BLOCK_TOKENS,
+    SLICE,
+    Chunked,
+    OnePass,
+    Tiles,
+    fits_in_pieces,
+    fits_one_pass,
+    up,
+)
 from hybridbench.arch.plain_scan import PlainScan
 from hybridbench.arch.recurrent import PackedHeads
 from hybridbench.arch.scales import Site
@@ -180,14 +189,16 @@ class Mamba2(PackedHeads):
     def in_padding(self, borrows_value: bool = False) -> int:
         return up(self.in_columns(borrows_value), TILE_COLUMNS) - self._in_width(borrows_value)
 
-    def scan_kernels(self, sequences: int = 1, tiles: Tiles | None = None) -> Chunked | OnePass:
-        """What the scan's kernels execute: those of the scan in one pass where it has tiles for this block.
+    def scan_kernels(self, sequences: int = 1, tiles: Tiles | None = None, training: bool = True) -> Chunked | OnePass:
+        """What the scan's kernels execute: those of the scan in one pass where it has tiles for this block, or in
+        pieces where nothing is kept for gradients.
 
         Args:
             sequences: of the batch that runs at once.
             tiles: of mamba_ssm's kernels by name, as autotuned, where these run.
         """
-        if tiles is None and fits_one_pass(self.head_dim, self.d_state):
+        in_pieces = not training and fits_in_pieces(self.head_dim, self.d_state, self.n_groups)
+        if tiles is None and (in_pieces or fits_one_pass(self.head_dim, self.d_state)):
             return self._one_pass(sequences)
         return Chunked(self.n_heads, self.n_groups, self.head_dim, self.d_state, self.chunk_size, tiles or {})
 
@@ -214,7 +225,7 @@ class Mamba2(PackedHeads):
 
     def _kernels(self, tokens: int, training: bool) -> int:
         """Scan FLOPs of its kernels."""
-        kernels = self.scan_kernels()
+        kernels = self.scan_kernels(training=training)
         return sum(kernels.flops(tokens, training).values()) + kernels.elementwise(tokens, training)
 
     @override

@@ -215,25 +215,25 @@ def _rounded(case: Case, product: Product) -> int:
 
 def _scan_vector(case: Case) -> int:
     """FLOPs of the scans outside tensor cores in the hardware convention."""
-    work = case.workload
+    work, training = case.workload, case.workload.kind == TRAIN
     each: Callable[[Mamba2], int] = (
         (lambda spec: 5 * spec.d_inner * spec.d_state + 2 * spec.d_inner)
         if work.kind == DECODE
-        else (lambda spec: spec.scan_kernels().elementwise(work.context, work.kind == TRAIN))
+        else (lambda spec: spec.scan_kernels(training=training).elementwise(work.context, training))
     )
     return work.batch * sum(uses * each(spec) for spec, uses in uses_of(case.model, Mamba2))
 
 
 def _scan_tiles(case: Case, tiles: Tiles | None) -> int:
-    work = case.workload
+    work, training = case.workload, case.workload.kind == TRAIN
     if work.kind == DECODE:
         return 0
     taken, default = (
         sum(
-            uses * sum(spec.scan_kernels(*known).flops(work.context, work.kind == TRAIN).values())
+            uses * sum(spec.scan_kernels(sequences, given, training).flops(work.context, training).values())
             for spec, uses in uses_of(case.model, Mamba2)
         )
-        for known in ((work.batch, tiles), ())
+        for sequences, given in ((work.batch, tiles), (1, None))
     )
     return work.batch * (taken - default)
 

@@ -5,7 +5,7 @@ Its length follows the call: both are timed in turns, and short work is correcte
 
 from __future__ import annotations
 
-from hybridbench.gate.side.spin import Work
+from hybridbench.gate.side.spin import Filler
 from hybridbench.measure.clock import TimedStep, Timer, nothing
 from hybridbench.stats import median
 
@@ -18,7 +18,7 @@ LONG_NS = 200_000
 """Work of this length needs no correction: a launch of some 2 us adds 1% to them."""
 
 
-def longer(call: TimedStep, frac: float, work: Work, timer: Timer, before: TimedStep = nothing) -> TimedStep:
+def longer(call: TimedStep, frac: float, work: Filler, timer: Timer, before: TimedStep = nothing) -> TimedStep:
     """``call`` with work after it, so that both take ``1 + frac`` times as long as the call alone.
 
     Args:

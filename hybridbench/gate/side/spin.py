@@ -26,7 +26,7 @@ PRODUCTS = 50
 """Products from which the length of one is determined."""
 
 
-class Work(Protocol):
+class Filler(Protocol):
     """Work that is made of many equal parts."""
 
     def of(self, length_ns: float) -> TimedStep:

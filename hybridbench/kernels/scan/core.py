@@ -110,6 +110,13 @@ def unsupported_in_pieces(problem: Problem) -> str | None:
     return _lacks_bulk_copies()
 
 
+def memory_of_pieces(problem: Problem) -> str | None:
+    """Why mamba_ssm's scan of wide states trains by default, though it is slower."""
+    if not problem.training:
+        return None
+    return "for gradients it keeps the states before every block of 64 tokens: name it where memory allows"
+
+
 def _lacks_bulk_copies() -> str | None:
     """Why this GPU cannot run the scan in one pass; None where it can, or there is none."""
     if not torch.cuda.is_available():
@@ -136,6 +143,6 @@ def unsupported_mamba2_core(problem: Problem) -> str | None:
 
 
 one_pass = Implementation(load_one_pass, unsupported_one_pass)
-in_pieces = Implementation(load_one_pass, unsupported_in_pieces)
+in_pieces = Implementation(load_one_pass, unsupported_in_pieces, memory_of_pieces)
 fused = Implementation(load_mamba2_fused, unsupported_mamba2_fused)
 third_party = Implementation(load_mamba2_core, unsupported_mamba2_core)
