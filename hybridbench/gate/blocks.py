@@ -25,21 +25,19 @@ class BlockPlan:
         sets: of memory, one after the other.
         least, most: blocks in each set, even numbers, so that each side goes first as often as the other. After the
             least, a set ends once its samples are close enough.
-        enough_ns: or once those of each side add up to so much.
         length: of a block, in ``BLOCK_NS``.
     """
 
     sets: int
     least: int
     most: int
-    enough_ns: float = math.inf
     length: float = 1.0
 
     def ends(self, blocks: int, sides: Collection[Sequence[int]], kind: str) -> bool:
         """Whether a set has enough samples of both sides, taken in so many blocks of each; ns."""
         if blocks < self.least or blocks % 2:
             return False
-        return min(map(sum, sides)) >= self.enough_ns or close(sides, kind, self.sets)
+        return close(sides, kind, self.sets)
 
     @property
     def longest(self) -> float:
@@ -52,9 +50,7 @@ BLOCKS = {
     "cpu": BlockPlan(3, 4, 4),  # other work comes in bursts that last longer than two blocks
     "kernel": BlockPlan(3, 2, 4),
     "step": BlockPlan(1, 4, 8),
-    "training": BlockPlan(
-        1, 4, 8, enough_ns=1.5e9, length=3.0
-    ),  # about one step, with the rest before it (``side.spin``)
+    "training": BlockPlan(1, 4, 4, length=3.0),  # a block is a step with its rest (``side.spin``)
 }
 
 

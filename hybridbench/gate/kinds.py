@@ -19,7 +19,7 @@ class CellKind:
         looks: after how many pairs the judge looks; after the last one an open cell is inconclusive.
         confirm: fresh pairs that must confirm a regression.
         sd: standard deviation of a pair's log ratio that is assumed of a cell which was not calibrated.
-        host: whether the host's work is part of the time, so that equal machine code says nothing about it.
+        host: whether the host's work may be part of the time, so that equal machine code says nothing about it.
     """
 
     title: str

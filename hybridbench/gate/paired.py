@@ -6,7 +6,7 @@ backend and the tiles that the base chose in the first pair, where the change ha
 from a graph. What the change would choose itself is noted.
 
 Processes of the next pair may start while this one runs, and import what earlier ones did, nothing else. Where
-cores are few, or the host's work is part of the time, they are stopped while anything is timed.
+cores are few they are stopped while anything is timed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from hybridbench.gate.attribution import Traced, traced_of
 from hybridbench.gate.blocks import BLOCK_NS, BLOCKS, warm_up
 from hybridbench.gate.cells import CheckCell
 from hybridbench.gate.choices import Choices, chosen, of_base, renamed
-from hybridbench.gate.kinds import KINDS
 from hybridbench.gate.pairs import SideTimes, State, TimedPair
 from hybridbench.gate.spent import END, FREE, FRESH, PLANT, PREPARE, SAMPLES, START, WARM_UP, PairTime
 from hybridbench.gate.workers import Asking, Died
@@ -81,7 +80,7 @@ class Pairs:
         identify: ask in every pair what code runs; False asks in the first one only, which is quicker.
         ahead: start the processes of the next pair while this one prepares; they import, and wait.
         alike: both sides are the same code, so that what one has checked holds for the other.
-        pause: stop the waiting processes while a GPU's kernels are timed; what the host is part of is always timed so.
+        pause: stop the waiting processes while anything is timed.
 
     Attributes:
         choices: by cell, from the first pair in which it was timed.
@@ -137,11 +136,11 @@ class Pairs:
         return self._start(side, sorted(self._imported[side] | chosen))
 
     @contextmanager
-    def _quiet(self, cell: CheckCell) -> Iterator[None]:
+    def _quiet(self) -> Iterator[None]:
         """Inside, the processes of the next pair are stopped, so that nothing of ours disturbs what is timed. Where
         cores are to spare, they go on beside kernels that a GPU runs by itself.
         """
-        stopped = list(self._waiting.values()) if self._pause or KINDS[cell.kind].host else []
+        stopped = list(self._waiting.values()) if self._pause else []
         for one in stopped:
             one.pause()
         try:
@@ -253,7 +252,7 @@ class Pairs:
         tuned = {side: said.get("tuning") for side, said in sides.items()}
         blocks = sides[HEAD].get("blocks_per_sm")
         pair, planted = None, dict[float, TimedPair]()
-        with self._quiet(cell):
+        with self._quiet():
             if cell.unplanted and _both_ready(sides):
                 pair = self._timed(cell, sides, tuned, turned)
             for share in cell.planted if _both_ready(sides) else ():
@@ -282,7 +281,7 @@ class Pairs:
         """What both sides say of a cell that they prepare. The first pair's base chooses for all that follow."""
         if cell.name in self.choices:
             return self._again_prepared(cell, self.choices[cell.name], core, turned)
-        with self._quiet(cell):  # how long a launch takes decides whether calls are replayed from a graph
+        with self._quiet():  # how long a launch takes decides whether calls are replayed from a graph
             base = self._prepared(BASE, cell, cell.base, Choices(), core, first=True)
             choice = of_base(cell, base) if base["kind"] == "prepared" else Choices()
             head = self._prepared(HEAD, cell, cell.head, choice, core, first=True)

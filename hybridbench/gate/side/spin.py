@@ -17,9 +17,12 @@ from hybridbench.stats import median
 TRIED = {"cuda": 1_000_000, "cpu": 100_000}
 """Cycles, or turns of a loop, from which the length of one is determined."""
 SAMPLES = 5
-REST = 2.5
-"""How long a GPU rests before a training step; times the step. After 1.2 times steps of 33 ms spread three times as
-wide; four times was no better (H200)."""
+PILOTS = 3
+"""Steps from which the length of a rest is determined. Of a step that the host launches slower than the GPU runs it,
+that is what launching takes, so that the rest covers it."""
+REST = 2.0
+"""How long a GPU rests before a training step; times the step. After 1.2 times medians of eight steps of 33 ms spread
+by 0.2%, after 2.4 times by 0.1%, and 4.8 times was no better (H200)."""
 ROWS, INNER, COLUMNS = 1024, 2048, 4096
 """Of a product: some 25 us on an H200, so that 3% of a step of 33 ms are forty."""
 PRODUCTS = 50
@@ -83,7 +86,7 @@ def rest_before(step: TimedStep, device: torch.device, timer: Timer) -> TimedSte
     if device.type != "cuda":
         return nothing
     step()
-    return Spin(device, timer).of(REST * median(timer.sample(step, 1)))
+    return Spin(device, timer).of(REST * min(timer.sample(step, PILOTS)))
 
 
 def _cycles(count: int) -> None:
