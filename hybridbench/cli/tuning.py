@@ -45,8 +45,9 @@ def tune(*, products: str | None, most: int, out: Path | None, dry_run: bool, as
 
     Each tiling's step is compared with the one by rules before it is timed. The fastest go into a table, which decode
     looks at from then on, if it is in the user's cache and not in a file of -o, and until another release of Triton is
-    installed; records say whether a step's tilings were searched. Whole steps are timed at the end: a tiling is kept if
-    its model's step is faster with it, and no step of the other models here is slower.
+    installed; records say whether a step's tilings were searched. Whole steps are timed at the end, against the rules
+    and not an older table: a tiling is kept if its model's step is faster with it, and those of the other models here
+    are not slower. Where only some products have one, records say "searched in part".
     """
     chosen = tuple(name.strip() for name in products.split(",")) if products else ()
     if "" in chosen:
@@ -116,9 +117,10 @@ def _searched(
                 continue
             better, slower = _kept(search, found, where, told)
         slow |= slower
+        taken_out = slow & found.keys()
         found = {product: one for product, one in {**found, **better}.items() if product not in slow}
-        if better or slower:  # after each case, so that what was found stays if a later one is stopped
-            write_table(path, TilingTable(gpu, made_with, better), without=slower)
+        if better or taken_out:  # after each case, so that what was found stays if a later one is stopped
+            write_table(path, TilingTable(gpu, made_with, better), without=taken_out)
     if only and not here & set(only):
         has = ", ".join(name for name in PRODUCTS if name in here)
         raise BadInput(f"--product {','.join(only)}: no model here has such a product; they have {has}.")
@@ -128,7 +130,7 @@ def _searched(
 def _kept(
     search: TilingSearch, known: Mapping[TiledProduct, Searched], where: str, told: Plain
 ) -> tuple[dict[TiledProduct, Searched], set[TiledProduct]]:
-    """What was found and makes a whole step faster, and what is known by now and makes this one slower."""
+    """What was found and makes a whole step faster, and the products whose tiling makes it slower."""
 
     def tell(seen: Told) -> None:
         told.print(f"  {seen.done} of {seen.total}, {len(seen.dropped)} dropped")
@@ -137,9 +139,9 @@ def _kept(
     for line in search.dropped:
         told.print(f"  dropped: {line}")
     whole = search.together(found, known)
-    for product in found.keys() - whole.kept.keys():
+    for product in sorted(found.keys() - whole.kept.keys()):
         told.print(f"  not kept, since the step is no faster with it: {_named(product)}")
-    for product in whole.slower:
+    for product in sorted(whole.slower & known.keys()):
         told.print(f"  taken out again, since this step is slower with it: {_named(product)}")
     told.print(f"{where}: a step takes {whole.us:.1f} us, and {whole.rules_us:.1f} us by the rules.")
     return whole.kept, whole.slower

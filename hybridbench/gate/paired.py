@@ -309,6 +309,7 @@ class Pairs:
             "pinned": choice.pinned if side == BASE else renamed(choice.pinned, cell),
             "graph": None if first else choice.graph,
             "identify": first or self._identify,
+            "rest": BLOCKS[cell.kind].rest,
         }
         said = self._asked(side, {**request, **more}, cell)
         if check and said["kind"] == "prepared":

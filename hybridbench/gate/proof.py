@@ -23,7 +23,7 @@ from typing import Any
 from hybridbench.arguments import Parser, above_zero, positive
 from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.gate.alone import check_alone
-from hybridbench.gate.blocks import BLOCK_NS
+from hybridbench.gate.blocks import BLOCK_NS, BLOCKS
 from hybridbench.gate.cells import CheckCell, asked
 from hybridbench.gate.choices import read_choices, write_choices
 from hybridbench.gate.paired import HEAD, CellInPair, Pairs
@@ -31,7 +31,6 @@ from hybridbench.gate.pairs import TimedPair
 from hybridbench.gate.pool import hash_of, pooled, resumed, run_of
 from hybridbench.gate.pooled import SUITE, planted_name, share_of, table, tallied
 from hybridbench.gate.sequential import Outcome
-from hybridbench.gate.side.spin import REST
 from hybridbench.gate.sides import PACKAGE, here
 from hybridbench.gate.spent import OTHER, in_words
 from hybridbench.gate.timed import started
@@ -181,7 +180,7 @@ def _run(options: argparse.Namespace) -> int:
         check_alone(gpu)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     block_ns = round(options.block_ms * 1e6)
-    settings = {"block_ns": block_ns, "rest": REST}
+    settings = {"block_ns": block_ns, "rest": BLOCKS["training"].rest}
     how = {"block_ns": block_ns, "ahead": options.ahead, "identify": False, "alike": True}
     kept = options.out.with_suffix(".choices.json")
     with terminable():

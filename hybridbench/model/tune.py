@@ -64,7 +64,7 @@ class WholeStep:
 
     Attributes:
         kept: those that were found and with which the step is faster.
-        slower: products of other models' searches whose tiling makes this step slower.
+        slower: products whose tiling makes this step slower, of this search or of other models'.
         us, rules_us: the step with those that are kept, and by the rules.
     """
 
@@ -254,13 +254,14 @@ class TilingSearch:
         }
 
     def together(self, found: Mapping[TiledProduct, Searched], known: Mapping[TiledProduct, Searched]) -> WholeStep:
-        """What is left of tilings once whole steps are timed: each is added if the step is faster with it.
+        """What is left of tilings once whole steps are timed: each is added if the step is faster with it. Where the
+        rules' own is the fastest there is nothing to add.
 
         Args:
             found: of this search; what gains most by itself goes first.
             known: of earlier searches, of other models maybe; those that this model has are in its step already.
         """
-        here = {product: one for product, one in known.items() if self._key(product) is not None}
+        here = {product: one for product, one in known.items() if self._has(product)}
         rules_us, us = self._step_us({}), self._step_us(here)
         slower, kept = set[TiledProduct](), dict[TiledProduct, Searched]()
         for product in list(here):
@@ -269,24 +270,26 @@ class TilingSearch:
             if without_us < us * (1 - LEAST_GAIN):
                 here, us = fewer, without_us
                 slower.add(product)
-        for product in sorted(found, key=lambda name: -self._gain_us(name, found[name])):
+        better = {product: one for product, one in found.items() if one.tiling != self.rules.cut[_key(product)]}
+        for product in sorted(better, key=lambda name: -self._gain_us(name, better[name])):
             more_us = self._step_us({**here, **kept, product: found[product]})
             if more_us < us * (1 - LEAST_GAIN):
                 kept[product], us = found[product], more_us
+            elif more_us > us * (1 + LEAST_GAIN):
+                slower.add(product)
         return WholeStep(kept, slower, us, rules_us)
 
-    def _key(self, product: TiledProduct) -> Key | None:
-        """The product's key in this model's step; None where it has no such product."""
-        key = (product.name, product.n_rows, product.k)
-        return key if product.tokens == self.rules.tokens and key in self.rules.cut else None
+    def _has(self, product: TiledProduct) -> bool:
+        """Whether this model's step has such a product."""
+        return product.tokens == self.rules.tokens and _key(product) in self.rules.cut
 
     def _gain_us(self, product: TiledProduct, one: Searched) -> float:
         """What its launches in all layers gain by themselves."""
-        return (one.rules_us - one.us) * len(self.rules.products[product.name, product.n_rows, product.k])
+        return (one.rules_us - one.us) * len(self.rules.products[_key(product)])
 
     def _step_us(self, tilings: Mapping[TiledProduct, Searched]) -> float:
         """The time of a whole step with these tilings, and the rules' for the rest; us."""
-        plan = self.inputs.plan({(one.name, one.n_rows, one.k): it.tiling for one, it in tilings.items()})
+        plan = self.inputs.plan({_key(product): one.tiling for product, one in tilings.items()})
         compile_together(plan.compilations)
         self.inputs.fill()
         return self.timer([plan])
@@ -335,6 +338,11 @@ class TilingSearch:
         self.inputs.fill()
         plan()  # what the product reads is as in a step
         return self.timer(launches) / len(launches)
+
+
+def _key(product: TiledProduct) -> Key:
+    """What names a product in a step of one batch."""
+    return product.name, product.n_rows, product.k
 
 
 def graph_timer(launches: Sequence[Callable[[], object]], *, repeats: int = 5, samples: int = 7) -> float:

@@ -47,7 +47,7 @@ class Scripted:
     def together(self, found: dict[TiledProduct, Searched], known: dict[TiledProduct, Searched]) -> WholeStep:
         assert found == (FOUND if self.tried else {})
         kept = {product: one for product, one in found.items() if product in self.kept}
-        return WholeStep(kept, self.slower & known.keys(), 90.0, 100.0)
+        return WholeStep(kept, self.slower & (known.keys() | found.keys()) - kept.keys(), 90.0, 100.0)
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +96,15 @@ def test_what_makes_another_models_step_slower_is_taken_out_and_not_searched_aga
     assert said.count("taken out again, since this step is slower with it: head 128256 x 2048") == 1
     assert read_table(tmp_path / "t.json").entries == {QKV: FOUND[QKV]}
     assert [asked["known"] for asked in Scripted.asked] == [set(), set(FOUND), set(FOUND)]
+
+
+def test_what_makes_the_first_models_step_slower_is_not_searched_for_a_later_one(tmp_path: Path) -> None:
+    Scripted.kept, Scripted.slower = {QKV: FOUND[QKV]}, {HEAD}
+    said = run("--arch", "transformer,mamba", "--scale", "1b", "--batch", "64", "-o", tmp_path / "t.json")
+    assert "not kept, since the step is no faster with it: head 128256 x 2048" in said
+    assert "taken out" not in said
+    assert [asked["known"] for asked in Scripted.asked] == [set(), {QKV, HEAD}]
+    assert read_table(tmp_path / "t.json").entries == Scripted.kept
 
 
 def test_a_dry_run_searches_nothing(tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ from hybridbench.gate.side.identity import LaunchedCode, identity, watched
 from hybridbench.gate.side.program import Program, hello
 from hybridbench.gate.side.start import CARRIED
 from hybridbench.gate.side.understood import understood
-from hybridbench.measure.clock import nothing
 from hybridbench.processes import alive
 from hybridbench.suite.file import load_suite
 
@@ -235,9 +234,8 @@ def test_planted_work_takes_its_share_longer(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_gpu_rests_before_a_training_step_for_a_multiple_of_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = TurnClock()
     monkeypatch.setattr(spin, "_cycles", clock.turn)
-    rest = spin.rest_before(clock.call, torch.device("cuda"), clock)
-    assert clock.once(rest) == pytest.approx(spin.REST * 1e6)
-    assert spin.rest_before(clock.call, torch.device("cpu"), clock) is nothing
+    rest = spin.rest_before(clock.call, 2.5, torch.device("cuda"), clock)
+    assert clock.once(rest) == pytest.approx(2.5e6)
 
 
 def test_products_take_about_as_long_as_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,6 +244,7 @@ def test_products_take_about_as_long_as_they_should(monkeypatch: pytest.MonkeyPa
     rests: list[int] = []
     work = spin.Products(torch.device("cpu"), clock, lambda: rests.append(1))
     assert clock.once(work.of(1_010_000)) == 40 * 25_000
+    assert clock.once(work.of(1.0)) == 25_000, "some work is planted, however short the step"
     assert len(rests) == spin.SAMPLES
 
 
@@ -410,7 +409,6 @@ OF_A_BASE = {
     "session": "Proofs device_for open_session",
     "stats": "median",
     "suite.case": "Case",
-    "suite.workloads": "TRAIN",
     "units": "KIB MIB NS_PER_S",
 }
 """What the carried modules take from the base's own package, by module. It has been there since bases are timed."""

@@ -25,7 +25,6 @@ from hybridbench.gate.looks import look, predicted_s, prediction, without_self_t
 from hybridbench.gate.paired import BASE, HEAD, Pairs
 from hybridbench.gate.pairs import State
 from hybridbench.gate.report import github_annotations, junit, step_summary
-from hybridbench.gate.side.spin import REST
 from hybridbench.gate.spent import in_words
 from hybridbench.gate.timed import calibrated, check
 from hybridbench.gate.verdict import Word
@@ -518,7 +517,10 @@ def test_a_block_of_training_steps_has_room_for_the_rest_before_a_step() -> None
         rig.pairs.measure(named("one", kind=kind), 0, seen=lambda _name: None)
         blocks = [request["window_ns"] for _, request in rig.asked if request["do"] == "block"]
         assert max(blocks) == length * BLOCK_NS
-    assert BLOCK_NS * BLOCKS["training"].length < 2 * (1 + REST) * 33e6
+        assert {request["rest"] for _, request in rig.asked if request["do"] == "prepare"} == {BLOCKS[kind].rest}
+        assert (BLOCKS[kind].rest > 0) is (kind == "training")
+    plan = BLOCKS["training"]
+    assert BLOCK_NS * plan.length < 2 * (1 + plan.rest) * 33e6
 
 
 def test_what_both_sides_have_in_common_is_checked_once() -> None:

@@ -51,7 +51,13 @@ def main() -> None:
         search.timer = step_timer
         head = {product: one for product, one in found.items() if product.name == "head"}
         other = {replace(product, k=4096): one for product, one in head.items()}
-        whole = [search.together(found, {}), search.together({}, {**found, **other})]
+        rules = search.rules.cut["qkv", 256, 128]
+        neither = {product: replace(one, tiling=rules) for product, one in found.items() if product.name == "qkv"}
+        whole = [
+            search.together(found, {}),
+            search.together({}, {**found, **other}),
+            search.together(neither, {}),
+        ]
     body = {
         "found": [[product.name, product.tokens, one.tiling == RIGHT, one.us] for product, one in found.items()],
         "dropped": search.dropped,

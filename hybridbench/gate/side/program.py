@@ -7,7 +7,7 @@ at any moment. Before the first request it only imports: it may wait beside othe
     {"do": "hello"}
     {"do": "find", "cell": {...}}           whether a person's own kernel is there; it is not called
     {"do": "prepare", "what": "kernel", "cell": {...}, "backend": null, "pinned": [], "check": true, "core": 0,
-     "graph": null, "identify": true}
+     "graph": null, "identify": true, "rest": 0}
     {"do": "block", "window_ns": 40000000}  samples of so much time, but one at least
     {"do": "again", "number": 1}            the same cell in fresh memory
     {"do": "plant", "frac": 0.01}           the same cell with so much more work, in fresh memory
@@ -58,7 +58,6 @@ from hybridbench.plain import to_plain
 from hybridbench.processes import end_with_starter
 from hybridbench.session import Proofs, device_for, open_session
 from hybridbench.suite.case import Case
-from hybridbench.suite.workloads import TRAIN
 
 DOTS = 1
 """Dots in the names of modules that are told to have been imported: these import what lies below them."""
@@ -77,7 +76,7 @@ class ReadyCell:
         seen: what Triton did while it was made ready; None where a call tells.
         libraries: versions of what its kernels may come from besides Triton.
         own: whether it is a person's function.
-        captured: whether it can be captured in a CUDA graph: a step has graphs of its own, or is timed with its host.
+        captured: whether it can be captured in a CUDA graph: a step has graphs of its own, or runs eagerly.
         before: what runs before each sample, untimed; None for what the plan says.
     """
 
@@ -349,8 +348,8 @@ def _ready_step(case: Case, request: dict[str, Any], device: torch.device) -> Re
     facts = {"backend": ", ".join(sorted({f"{op}={name}" for op, name, _ in uses})), "own_backend": None}
     libraries = _libraries(*{item.backend.package for item in session.resolved})
     plan = Plan(cold=False, graph=False, allocations=1, rotate=1)
-    rests = case.workload.kind == TRAIN and device.type == "cuda"
-    before = rest_before(work.step, device, timer_for(device)) if rests else None
+    rest = request.get("rest")
+    before = rest_before(work.step, rest, device, timer_for(device)) if rest else None
     return ReadyCell(lambda _number: work.step, plan, facts, seen, libraries, before=before)
 
 

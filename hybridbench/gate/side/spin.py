@@ -1,8 +1,8 @@
 """spin: work of a known length: a spin, which does nothing, and products, which draw as much power as a training step.
 
-A GPU that trains is at its power limit, which moves its clocks by a tenth from step to step: medians of the same code
-differed by 1 to 2% from pair to pair. So each step that is timed comes after a rest, in which one thread counts cycles
-and the host launches the step: 0.1 to 0.2% (H200, steps of 33 ms).
+A GPU that trains is at its power limit, which moves its clocks by a tenth from step to step: the times of the same code
+spread by 1 to 2% from pair to pair. So each step that is timed comes after a rest, in which one thread counts cycles
+and the host launches the step. Pairs then spread by 0.24% (H200, steps of 33 ms).
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ SAMPLES = 5
 PILOTS = 3
 """Steps from which the length of a rest is determined. Of a step that the host launches slower than the GPU runs it,
 that is what launching takes, so that the rest covers it."""
-REST = 2.0
-"""How long a GPU rests before a training step; times the step. After 1.2 times medians of eight steps of 33 ms spread
-by 0.2%, after 2.4 times by 0.1%, and 4.8 times was no better (H200)."""
 ROWS, INNER, COLUMNS = 1024, 2048, 4096
 """Of a product: some 25 us on an H200, so that 3% of a step of 33 ms are forty."""
 PRODUCTS = 50
@@ -72,8 +69,8 @@ class Products:
         self._each_ns = median(timer.sample(lambda: self._run(PRODUCTS), SAMPLES, before)) / PRODUCTS
 
     def of(self, length_ns: float) -> TimedStep:
-        """As many as take about so long."""
-        count = max(0, round(length_ns / self._each_ns))
+        """As many as take about so long; one at least."""
+        count = max(1, round(length_ns / self._each_ns))
         return lambda: self._run(count)
 
     def _run(self, count: int) -> None:
@@ -81,12 +78,10 @@ class Products:
             torch.mm(self._left, self._right)
 
 
-def rest_before(step: TimedStep, device: torch.device, timer: Timer) -> TimedStep:
-    """What a GPU does before each training step that is timed: it spins ``REST`` times as long. Nothing on a CPU."""
-    if device.type != "cuda":
-        return nothing
+def rest_before(step: TimedStep, times: float, device: torch.device, timer: Timer) -> TimedStep:
+    """What a GPU does before each step that is timed: it spins so many times as long."""
     step()
-    return Spin(device, timer).of(REST * min(timer.sample(step, PILOTS)))
+    return Spin(device, timer).of(times * min(timer.sample(step, PILOTS)))
 
 
 def _cycles(count: int) -> None:
