@@ -16,6 +16,7 @@ the latest of each case and machine, which is what tables and charts show.
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -100,6 +101,12 @@ def make_folder(folder: Path) -> Path:
     except OSError as exc:
         raise BadInput(f"{folder} cannot be a folder for output ({exc.strerror}): choose another with --out.") from exc
     return folder
+
+
+def free_path(folder: Path, name: str, suffix: str) -> Path:
+    """A file that an earlier run has not written: ``trace.json``, then ``trace-2.json`` and so on."""
+    numbered = (folder / f"{name}{'' if at == 1 else f'-{at}'}{suffix}" for at in itertools.count(1))
+    return next(path for path in numbered if not path.exists())
 
 
 def new_run_id() -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hybridbench import trace
 from hybridbench.record.traced import Trace, TraceRecord
-from hybridbench.store import RecordWriter
+from hybridbench.store import RecordWriter, free_path
 from hybridbench.suite.case import Case
 from hybridbench.worker import failure_of, free_memory
 
@@ -57,13 +56,7 @@ def each_traced(cases: Sequence[Case], steps: int, out: Path | None) -> Iterator
 def _stored(case: Case, steps: int, out: Path) -> SeenStep:
     """Trace a case, and store what was seen in a folder, beside the Chrome trace."""
     with RecordWriter(out, kind=TraceRecord) as writer:
-        chrome = _free(out)
+        chrome = free_path(out, "trace", ".json")
         record = trace.traced(case, writer.run_id, steps=steps, chrome=chrome)
         writer.append(record)
     return SeenStep(record.observed, chrome)
-
-
-def _free(folder: Path) -> Path:
-    """The Chrome trace's file: ``trace.json``, or ``trace-2.json`` and so on where that is of an earlier trace."""
-    numbered = (folder / ("trace.json" if at == 1 else f"trace-{at}.json") for at in itertools.count(1))
-    return next(path for path in numbered if not path.exists())

@@ -262,7 +262,8 @@ class TilingSearch:
             known: of earlier searches, of other models maybe; those that this model has are in its step already.
         """
         here = {product: one for product, one in known.items() if self._has(product)}
-        rules_us, us = self._step_us({}), self._step_us(here)
+        rules_us = self._step_us({})
+        us = self._step_us(here) if here else rules_us
         slower, kept = set[TiledProduct](), dict[TiledProduct, Searched]()
         for product in list(here):
             fewer = {name: one for name, one in here.items() if name != product}
@@ -289,7 +290,8 @@ class TilingSearch:
 
     def _step_us(self, tilings: Mapping[TiledProduct, Searched]) -> float:
         """The time of a whole step with these tilings, and the rules' for the rest; us."""
-        plan = self.inputs.plan({_key(product): one.tiling for product, one in tilings.items()})
+        cut = {_key(product): one.tiling for product, one in tilings.items()}
+        plan = self.inputs.plan(cut) if cut else self.rules
         compile_together(plan.compilations)
         self.inputs.fill()
         return self.timer([plan])

@@ -10,7 +10,6 @@ LlamaForCausalLM and mamba with mamba_ssm's MambaLMHeadModel.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.machine import DEVICES, check_gpu, device_of, visible_gpus
 from hybridbench.plain import to_plain
 from hybridbench.public.row import PublicRow, table
-from hybridbench.store import make_folder
+from hybridbench.store import free_path, make_folder
 from hybridbench.suite.case import Case
 from hybridbench.suite.sweep import Sweep, cases
 from hybridbench.suite.workloads import DECODE, TRAIN
@@ -58,8 +57,8 @@ def planned(workload: str, options: argparse.Namespace) -> list[Case]:
 def _run(options: argparse.Namespace) -> int:
     found = planned(options.workload, options)
     folder = make_folder(options.out)
-    name = _free_name(folder, options.workload)
-    file, page = folder / f"{name}.ndjson", folder / f"{name}.md"
+    file = free_path(folder, options.workload, ".ndjson")
+    page = file.with_suffix(".md")
     from hybridbench.measure.environment import fingerprint  # torch, which a mistyped command does not wait for
     from hybridbench.measure.nvml import Gpu
     from hybridbench.public.cells import Venue, compare_cell
@@ -86,12 +85,6 @@ def _run(options: argparse.Namespace) -> int:
                 sys.stderr.write(f"{case.label}: {row.library}, {row.way}: {row.reason or 'done'}\n")
     sys.stdout.write(table(rows))
     return 0
-
-
-def _free_name(folder: Path, workload: str) -> str:
-    """A name that no file of an earlier call has: ``decode``, then ``decode-2``."""
-    numbered = (workload if number == 1 else f"{workload}-{number}" for number in itertools.count(1))
-    return next(name for name in numbered if not (folder / f"{name}.ndjson").exists())
 
 
 def main(words: Sequence[str] | None = None) -> int:

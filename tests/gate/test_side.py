@@ -190,7 +190,7 @@ class TurnClock:
     name, resolution_ns = "scripted", 1
 
     def __init__(self) -> None:
-        self.turns, self.calls, self.sampled, self.before = 0, 0, 0, 0
+        self.turns, self.calls, self.sampled = 0, 0, 0
 
     def call(self) -> None:
         self.calls += 1
@@ -261,6 +261,21 @@ def test_a_step_of_a_model_is_a_cell(program: Program, tmp_path: Path) -> None:
     assert program.answer({"do": "block", "window_ns": 1_000_000})["samples_ns"]
     assert program.answer({"do": "plant", "frac": 0.5}) == {"kind": "ready"}
     assert program.answer({"do": "block", "window_ns": 1_000_000})["samples_ns"]
+
+
+def test_a_step_rests_before_each_sample_where_that_is_asked_for(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "steps.toml"
+    path.write_text('[[sweep]]\nworkload = "train"\narch = "mamba"\nscale = "tiny"\nctx = "32"\ndevice = "cpu"\n')
+    (case,) = load_suite(path).cases(has_gpu=False)
+    spun: list[int] = []
+    monkeypatch.setattr(spin, "_turns", spun.append)
+    for rest in (0.0, 2.0):
+        assert program.answer(prepare(of_step(case).head, "step", rest=rest))["kind"] == "prepared"
+        spun.clear()
+        samples_ns = program.answer({"do": "block", "window_ns": 1})["samples_ns"]
+        assert len(spun) == (len(samples_ns) if rest else 0)
 
 
 def test_the_greeting_says_where_the_package_lies() -> None:

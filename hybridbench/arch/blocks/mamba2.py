@@ -196,6 +196,7 @@ class Mamba2(PackedHeads):
         Args:
             sequences: of the batch that runs at once.
             tiles: of mamba_ssm's kernels by name, as autotuned, where these run.
+            training: whether gradients are needed.
         """
         in_pieces = not training and fits_in_pieces(self.head_dim, self.d_state, self.n_groups)
         if tiles is None and (in_pieces or fits_one_pass(self.head_dim, self.d_state)):

@@ -65,7 +65,6 @@ class Products:
             torch.randn(size, generator=drawn, device=device, dtype=torch.bfloat16)
             for size in ((ROWS, INNER), (INNER, COLUMNS))
         )
-        self._run(1)
         self._each_ns = median(timer.sample(lambda: self._run(PRODUCTS), SAMPLES, before)) / PRODUCTS
 
     def of(self, length_ns: float) -> TimedStep:
@@ -79,8 +78,7 @@ class Products:
 
 
 def rest_before(step: TimedStep, times: float, device: torch.device, timer: Timer) -> TimedStep:
-    """What a GPU does before each step that is timed: it spins so many times as long."""
-    step()
+    """What a GPU does before each step that is timed: it spins so many times as long. The step has run before."""
     return Spin(device, timer).of(times * min(timer.sample(step, PILOTS)))
 
 
