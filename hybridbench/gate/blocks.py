@@ -52,8 +52,8 @@ BLOCKS = {
     "cpu": BlockPlan(3, 4, 4),  # other work comes in bursts that last longer than two blocks
     "kernel": BlockPlan(3, 2, 4),
     "step": BlockPlan(1, 4, 8),
-    # After rests of 1.2 times the step, medians of eight steps of 33 ms spread by 0.2%, after 2.4 times by 0.1%; 4.8
-    # times were no better (H200). A block has room for a step with its rest.
+    # Medians of eight steps of 33 ms spread by 1.5% back to back, and by 0.1 to 0.25% after rests of 0.6 to 4.8 times
+    # the step, which three or four rounds each do not tell apart (H200). A block has room for a step with its rest.
     "training": BlockPlan(1, 4, 4, length=3.0, rest=2.0),
 }
 

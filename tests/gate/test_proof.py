@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import random
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -181,6 +183,22 @@ def test_the_page_shows_what_the_kept_pairs_say(capsys: pytest.CaptureFixture[st
     for some in (pools[5:9], pools[9:11], pools[11:]):
         assert main(["judge", *some, "--across", "source"]) == 0
         assert capsys.readouterr().out in page
+
+
+def test_the_page_shows_what_the_kept_steps_say_of_rests() -> None:
+    """A line a round: the samples of four sides, of which the first two are the same step."""
+    rounds: dict[str, list[list[float]]] = {}
+    for line in (ROOT / "results/nvidia-h200/gate/rests.ndjson").read_text().splitlines():
+        told = json.loads(line)
+        bare, *others = map(statistics.median, told["got"])
+        differ = [100 * math.log(other / bare) for other in others]
+        rounds.setdefault(told["design"], []).append([bare / 1e6, *differ])
+    page = (ROOT / "docs/gate.md").read_text()
+    assert len(rounds) == 7
+    for some in rounds.values():
+        step_ms, *differ = zip(*some, strict=True)
+        cells = [f"{statistics.mean(one):+.2f} ± {statistics.pstdev(one):.2f}%" for one in differ]
+        assert f"| {statistics.median(step_ms):.1f} | {' | '.join(cells)} |" in page
 
 
 def noisy(share: float, count: int, seed: int) -> list[float]:

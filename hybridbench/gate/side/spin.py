@@ -1,6 +1,6 @@
 """spin: work of a known length: a spin, which does nothing, and products, which draw as much power as a training step.
 
-A GPU that trains is at its power limit, which moves its clocks by a tenth from step to step: the times of the same code
+A GPU that trains is at its power limit, which moves its clocks by a tenth within a second: the times of the same code
 spread by 1 to 2% from pair to pair. So each step that is timed comes after a rest, in which one thread counts cycles
 and the host launches the step. Pairs then spread by 0.24% (H200, steps of 33 ms).
 """
