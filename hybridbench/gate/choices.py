@@ -23,6 +23,7 @@ class Choices:
             not known, so that each process finds out.
         own_backend: the change's own.
         own_tuning: the configurations that the change would take and the base does not, as sentences.
+        planted: parts of planted work (``side.planted``), by its share of the call as text.
     """
 
     backend: str | None = None
@@ -30,6 +31,7 @@ class Choices:
     graph: bool | None = None
     own_backend: str | None = None
     own_tuning: list[str] = field(default_factory=list)
+    planted: dict[str, int] = field(default_factory=dict)
 
     def remarks(self, cell: str) -> list[str]:
         """Sentences about what the change would choose differently."""

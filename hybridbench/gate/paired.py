@@ -257,7 +257,7 @@ class Pairs:
                 pair = self._timed(cell, sides, tuned, turned)
             for share in cell.planted if _both_ready(sides) else ():
                 with self.time.phase(PLANT):
-                    said = self._asked(HEAD, {"do": "plant", "frac": share}, cell)
+                    said = self._planted(cell, share)
                 more = self._timed(cell, dict(sides), tuned, turned) if said["kind"] == "ready" else None
                 if more is None:
                     break
@@ -267,6 +267,14 @@ class Pairs:
             self._both(cell, ready, lambda side: self._asked(side, {"do": "free"}, cell))
         spent_s = self._now() - started - max(0.0, only_first_s)
         return CellInPair(_side(sides[BASE], BASE), _side(sides[HEAD], HEAD), pair, blocks, spent_s, planted)
+
+    def _planted(self, cell: CheckCell, share: float) -> dict[str, Any]:
+        """What the change says once its calls have more work. How much it is the first pair determines for all."""
+        known = self.choices[cell.name].planted
+        said = self._asked(HEAD, {"do": "plant", "frac": share, "parts": known.get(str(share))}, cell)
+        if said["kind"] == "ready":
+            known[str(share)] = said["parts"]
+        return said
 
     def _both(
         self, cell: CheckCell, sides: Sequence[str], ask: Callable[[str], dict[str, Any]]

@@ -22,6 +22,7 @@ from hybridbench.gate import workers
 from hybridbench.gate.attribution import Traced, attribute, traced_of
 from hybridbench.gate.cells import asked, of_step
 from hybridbench.gate.side import planted, spin, start
+from hybridbench.gate.side import program as program_module
 from hybridbench.gate.side.identity import LaunchedCode, identity, watched
 from hybridbench.gate.side.program import Program, hello
 from hybridbench.gate.side.start import CARRIED
@@ -220,13 +221,14 @@ def test_planted_work_takes_its_share_longer(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(spin, "_turns", clock.turn)
     work = spin.Spin(torch.device("cpu"), clock)
     for share in (0.01, 0.1):
-        both = planted.longer(clock.call, share, work, clock)
+        parts = planted.sized(clock.call, share, work, clock)
+        both = planted.appended(clock.call, work.of(parts))
         assert clock.once(both) == pytest.approx(1e6 * (1 + share), rel=1e-4)
     clock.sampled = 0
-    planted.longer(clock.call, 0.1, work, clock)
+    planted.sized(clock.call, 0.1, work, clock)
     corrected, clock.sampled = clock.sampled, 0
     rests: list[int] = []
-    planted.longer(clock.call, 0.5, work, clock, lambda: rests.append(1))  # 0.5 ms, to which a launch adds 0.1%
+    planted.sized(clock.call, 0.5, work, clock, lambda: rests.append(1))  # 0.5 ms, to which a launch adds 0.1%
     assert 0 < clock.sampled < corrected / 4
     assert len(rests) == clock.sampled
 
@@ -243,12 +245,12 @@ def test_products_take_about_as_long_as_they_should(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(spin.torch, "mm", lambda *_: clock.turn(2500))
     rests: list[int] = []
     work = spin.Products(torch.device("cpu"), clock, lambda: rests.append(1))
-    assert clock.once(work.of(1_010_000)) == 40 * 25_000
-    assert clock.once(work.of(1.0)) == 25_000, "some work is planted, however short the step"
+    assert clock.once(work.of(work.parts(1_010_000))) == 40 * 25_000
+    assert clock.once(work.of(work.parts(1.0))) == 25_000, "some work is planted, however short the step"
     assert len(rests) == spin.SAMPLES
 
 
-def test_a_step_of_a_model_is_a_cell(program: Program, tmp_path: Path) -> None:
+def test_a_step_of_a_model_is_a_cell(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "steps.toml"
     path.write_text(
         '[[sweep]]\nworkload = "decode"\narch = "mamba"\nscale = "tiny"\nctx = "32"\nbatch = "1"\ndevice = "cpu"\n'
@@ -259,8 +261,12 @@ def test_a_step_of_a_model_is_a_cell(program: Program, tmp_path: Path) -> None:
     said = program.answer(prepare(cell.head, "step"))
     assert said["kind"] == "prepared", said
     assert program.answer({"do": "block", "window_ns": 1_000_000})["samples_ns"]
-    assert program.answer({"do": "plant", "frac": 0.5}) == {"kind": "ready"}
+    said = program.answer({"do": "plant", "frac": 0.5})
+    assert said["kind"] == "ready"
+    assert said["parts"] > 0
     assert program.answer({"do": "block", "window_ns": 1_000_000})["samples_ns"]
+    monkeypatch.setattr(program_module, "sized", None)  # what is known is not determined again
+    assert program.answer({"do": "plant", "frac": 0.5, "parts": 7}) == {"kind": "ready", "parts": 7}
 
 
 def test_a_step_rests_before_each_sample_where_that_is_asked_for(

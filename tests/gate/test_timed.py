@@ -96,7 +96,7 @@ class Scripted:
             return {"kind": "traced", **self.rig.traced(self.side, self.cell)}
         if request["do"] == "plant":
             self.share = 1 + request["frac"]
-            return {"kind": "ready"}
+            return {"kind": "ready", "parts": request["parts"] or 1000 * self.pair + round(100 * request["frac"])}
         if request["do"] == "block":
             self.rig.clock += request["window_ns"] / 1e9
             time_ns = round(self.share * self.rig.time_ns(self.side, self.cell, self.pair))
@@ -296,12 +296,14 @@ def test_planted_work_is_timed_beside_the_cell_without_it() -> None:
     for share in (0.01, 0.1):
         more = found.planted[share]
         assert more.head_s / more.base_s == pytest.approx((1 + share) * found.pair.head_s / found.pair.base_s)
+    assert rig.pairs.choices["one"].planted == {"0.01": 1, "0.1": 10}
     rig.asked.clear()
     alone = rig.pairs.measure([replace(planted, planted=(0.01,), unplanted=False)], 1, seen=lambda _name: None)["one"]
     assert alone.pair is None
     assert alone.planted[0.01].head_s == pytest.approx(1.01e-3, rel=2e-3)
     first_block = next(place for place, (_side, asked) in enumerate(rig.asked) if asked["do"] == "block")
-    assert (HEAD, {"do": "plant", "frac": 0.01}) in rig.asked[:first_block], "nothing is timed without planted work"
+    plant = (HEAD, {"do": "plant", "frac": 0.01, "parts": 1})
+    assert plant in rig.asked[:first_block], "nothing is timed without planted work, and all pairs have the same"
 
 
 def test_drift_meets_both_sides_alike() -> None:

@@ -1,6 +1,7 @@
 """planted: a call that takes a known share longer, to see whether the gate finds it: other work is appended to it.
 
-Its length follows the call: both are timed in turns, and short work is corrected for what its own launch adds.
+How much is determined once for a cell, so that all pairs have the same: the call and the call with more are timed in
+turns, and short work is corrected for what its own launch adds.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ LONG_NS = 200_000
 """Work of this length needs no correction: a launch of some 2 us adds 1% to them."""
 
 
-def longer(call: TimedStep, frac: float, work: Filler, timer: Timer, before: TimedStep = nothing) -> TimedStep:
-    """``call`` with work after it, so that both take ``1 + frac`` times as long as the call alone.
+def sized(call: TimedStep, frac: float, work: Filler, timer: Timer, before: TimedStep = nothing) -> int:
+    """How many parts of some work take ``frac`` of the time of a call.
 
     Args:
         frac: above zero.
-        work: of which something is appended.
+        work: of which something is to be appended.
         timer: the clock of the device.
         before: what runs before each call that is timed.
     """
@@ -38,16 +39,18 @@ def longer(call: TimedStep, frac: float, work: Filler, timer: Timer, before: Tim
         alone_ns = sampled(call, count)
     length_ns = frac * alone_ns
     for _ in range(CORRECTIONS if frac * alone_ns < LONG_NS else 0):
-        with_more = _appended(call, work.of(length_ns))
+        with_more = appended(call, work.of(work.parts(length_ns)))
         more_ns = [
             sampled(with_more, count) - sampled(call, count),
             -sampled(call, count) + sampled(with_more, count),
         ]
         length_ns = max(0.0, length_ns - (sum(more_ns) / 2 - frac * alone_ns))
-    return _appended(call, work.of(length_ns))
+    return work.parts(length_ns)
 
 
-def _appended(call: TimedStep, more: TimedStep) -> TimedStep:
+def appended(call: TimedStep, more: TimedStep) -> TimedStep:
+    """A call with other work after it; what the call returns."""
+
     def both() -> object:
         made = call()
         more()

@@ -38,7 +38,7 @@ from hybridbench.audit.exchange import Taken
 from hybridbench.audit.observe.tuned import taken, using
 from hybridbench.errors import BadInput, HybridbenchError, Unsupported, WrongResult, described, reason
 from hybridbench.gate.side.identity import LaunchedCode, identity, watched
-from hybridbench.gate.side.planted import longer
+from hybridbench.gate.side.planted import appended, sized
 from hybridbench.gate.side.spin import Products, Spin, rest_before
 from hybridbench.gate.side.understood import understood
 from hybridbench.kernel_suite.agree import agreement
@@ -149,8 +149,7 @@ class Program:
         if request["do"] == "trace":
             return {"kind": "traced", **self._watched().trace()}
         if request["do"] == "plant":
-            self._plant(request["frac"])
-            return {"kind": "ready"}
+            return {"kind": "ready", "parts": self._plant(request["frac"], request.get("parts"))}
         if request["do"] == "again":
             self._sampler.free()
             self._spaced = spacers(self._device, request["number"])
@@ -227,14 +226,22 @@ class Program:
             self._watching = Watching(call, self._device, capture=self._ready.captured)
         return self._watching
 
-    def _plant(self, frac: float) -> None:
-        """Makes calls with so much more work from the cell that is ready."""
+    def _plant(self, frac: float, parts: int | None) -> int:
+        """Makes calls with so much more work from the cell that is ready; of how many parts it is.
+
+        Args:
+            parts: as an earlier process determined; None for one that does.
+        """
         assert self._ready is not None, "a cell comes first"
         assert self._sampler is not None, "a cell comes first"
         self._sampler.free()
         make, timer, before = self._ready.make, timer_for(self._device), self._ready.before
         work = Products(self._device, timer, before) if before else Spin(self._device, timer)
-        self._sample(lambda number: longer(make(number), frac, work, timer, before or nothing))
+        if parts is None:
+            parts = sized(make(0), frac, work, timer, before or nothing)
+        more = work.of(parts)
+        self._sample(lambda number: appended(make(number), more))
+        return parts
 
     def _free(self) -> None:
         if self._sampler is not None:

@@ -7,6 +7,7 @@ and the host launches the step. Pairs then spread by 0.24% (H200, steps of 33 ms
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -29,8 +30,11 @@ PRODUCTS = 50
 class Filler(Protocol):
     """Work that is made of many equal parts."""
 
-    def of(self, length_ns: float) -> TimedStep:
-        """Work of about so long."""
+    def parts(self, length_ns: float) -> int:
+        """How many take about so long."""
+
+    def of(self, parts: int) -> TimedStep:
+        """So many of them."""
 
 
 class Spin:
@@ -42,13 +46,19 @@ class Spin:
 
     def __init__(self, device: torch.device, timer: Timer) -> None:
         self._turn = _cycles if device.type == "cuda" else _turns
-        tried = TRIED[device.type]
-        self._each_ns = median(timer.sample(lambda: self._turn(tried), SAMPLES)) / tried
+        self._tried, self._timer = TRIED[device.type], timer
 
-    def of(self, length_ns: float) -> TimedStep:
-        """A spin of about so long."""
-        turns = max(0, round(length_ns / self._each_ns))
-        return lambda: self._turn(turns)
+    @cached_property
+    def _each_ns(self) -> float:
+        return median(self._timer.sample(lambda: self._turn(self._tried), SAMPLES)) / self._tried
+
+    def parts(self, length_ns: float) -> int:
+        """Cycles or turns that take about so long."""
+        return max(0, round(length_ns / self._each_ns))
+
+    def of(self, parts: int) -> TimedStep:
+        """A spin of so many."""
+        return lambda: self._turn(parts)
 
 
 class Products:
@@ -65,12 +75,19 @@ class Products:
             torch.randn(size, generator=drawn, device=device, dtype=torch.bfloat16)
             for size in ((ROWS, INNER), (INNER, COLUMNS))
         )
-        self._each_ns = median(timer.sample(lambda: self._run(PRODUCTS), SAMPLES, before)) / PRODUCTS
+        self._timer, self._before = timer, before
 
-    def of(self, length_ns: float) -> TimedStep:
+    @cached_property
+    def _each_ns(self) -> float:
+        return median(self._timer.sample(lambda: self._run(PRODUCTS), SAMPLES, self._before)) / PRODUCTS
+
+    def parts(self, length_ns: float) -> int:
         """As many as take about so long; one at least."""
-        count = max(1, round(length_ns / self._each_ns))
-        return lambda: self._run(count)
+        return max(1, round(length_ns / self._each_ns))
+
+    def of(self, parts: int) -> TimedStep:
+        """So many of them."""
+        return lambda: self._run(parts)
 
     def _run(self, count: int) -> None:
         for _ in range(count):
@@ -79,7 +96,8 @@ class Products:
 
 def rest_before(step: TimedStep, times: float, device: torch.device, timer: Timer) -> TimedStep:
     """What a GPU does before each step that is timed: it spins so many times as long. The step has run before."""
-    return Spin(device, timer).of(times * min(timer.sample(step, PILOTS)))
+    spin = Spin(device, timer)
+    return spin.of(spin.parts(times * min(timer.sample(step, PILOTS))))
 
 
 def _cycles(count: int) -> None:
