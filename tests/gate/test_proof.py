@@ -176,11 +176,11 @@ def test_runs_go_on_in_the_same_file(
 def test_the_page_shows_what_the_kept_pairs_say(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs/gate.md").read_text()
     folder = ROOT / "results/nvidia-h200/gate"
-    pools = [str(folder / f"pool-{number}.ndjson") for number in range(12)]
+    pools = [str(folder / f"pool-{number}.ndjson") for number in range(17)]
     assert main(["judge", *pools[:5], "--across", "source", "--without", "length=1 "]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("| training")]
     assert "\n".join(lines) in page
-    for some in (pools[5:9], pools[9:11], pools[11:]):
+    for some in (pools[5:9], pools[9:11], pools[11:12], pools[12:]):
         assert main(["judge", *some, "--across", "source"]) == 0
         assert capsys.readouterr().out in page
 

@@ -71,6 +71,7 @@ def predicted_page(report: PredictedReport) -> str:
 
 def _findings(sections: Iterable[GroupSection]) -> str:
     lines = [f"- **{escape(section.group.title)}.** {escape(' '.join(section.findings))}" for section in sections]
+    lines = lines or ["No step was timed here; what was traced is below."]
     return "\n".join(["## Findings\n", *lines, ""])
 
 
