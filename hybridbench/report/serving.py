@@ -1,7 +1,7 @@
-"""serving: decode over batches and scales: the share of the floor, and throughput under a limit on a step's time.
+"""serving: the share of the floor over batches and scales, and throughput under a limit on a step's time.
 
-A group of ``groups`` holds one batch or one context. Where decode was measured at three batches or more of one context,
-or at two scales or more, this section sets them side by side.
+A group of ``groups`` holds one scale, and one batch or one context. Where decode was measured at three batches or more
+of one context, or a workload at two scales or more, this section sets them side by side.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hybridbench.report.part import ReportPart
 from hybridbench.report.places import BATCH, SCALE, scale_place
 from hybridbench.report.plots import metric_plot
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
-from hybridbench.suite.workloads import DECODE
+from hybridbench.suite.workloads import DECODE, PASSES
 from hybridbench.units import format_number, format_tokens
 
 LIMITS_S = (0.010, 0.020, 0.050)
@@ -34,21 +34,24 @@ _SHARE, _SHARE_WORDS = "floor_frac", "share of the floor"
 
 
 def serving_part(records: Sequence[Record], runs: Mapping[str, str] = NO_RUNS) -> ReportPart | None:
-    """The section; None where no context has decode at three batches, and no batch at two scales.
+    """The section; None where no context has decode at three batches, and no workload was measured at two scales.
 
     Args:
         records: those that a report shows.
         runs: as for ``group_records``.
     """
-    decoded = [record for record in records if record.case.workload.kind == DECODE]
-    by_batch = [group for group in _by_batch(decoded, runs) if len(group.places) >= _FEWEST_BATCHES]
+    of_kind = {kind: [record for record in records if record.case.workload.kind == kind] for kind in PASSES}
+    by_batch = [group for group in _by_batch(of_kind[DECODE], runs) if len(group.places) >= _FEWEST_BATCHES]
     plots = [_named(_batch_plot(group), f"decode-share-by-batch-{n}") for n, group in enumerate(by_batch, 1)]
-    plots += [_named(plot, f"decode-share-by-scale-{n}") for n, plot in enumerate(_by_scale(decoded, runs), 1)]
+    for kind, members in of_kind.items():
+        plots += [
+            _named(plot, f"{kind}-share-by-scale-{n}") for n, plot in enumerate(_by_scale(kind, members, runs), 1)
+        ]
     plots = [plot for plot in plots if plot.points]
     tables = [_limits_table(group) for group in by_batch]
     if not (plots or tables):
         return None
-    return ReportPart("Decode over batches and scales", [], tables, plots)
+    return ReportPart("Over batches and scales", [], tables, plots)
 
 
 def _by_batch(decoded: Iterable[Record], runs: Mapping[str, str]) -> list[Group]:
@@ -64,27 +67,46 @@ def _batch_plot(group: Group) -> Plot:
     return replace(metric_plot(group, _SHARE), title="Share of the floor by batch, decode", quantity=_SHARE_WORDS)
 
 
-def _by_scale(decoded: Iterable[Record], runs: Mapping[str, str]) -> list[Plot]:
-    """The share of the floor against the scale, a plot for each set of other conditions that has two scales."""
+def _by_scale(kind: str, members: Iterable[Record], runs: Mapping[str, str]) -> list[Plot]:
+    """The share of the floor against the scale, a plot for each set of other conditions that has two scales.
+
+    A batch for each scale is no other condition: the largest models are often measured with a smaller one.
+    """
     works: dict[tuple[int, int], list[Record]] = {}
-    for record in decoded:
+    for record in members:
         if scale_place(record.case.model.scale) is not None:
             work = record.case.workload
             works.setdefault((work.context, work.batch), []).append(record)
     alike: dict[tuple[tuple[str, str], ...], list[Record]] = {}
-    for (context, _), members in works.items():
-        for group in group_records(members, runs):
-            words = {**group.conditions, "context": f"context {format_tokens(context)}"}
+    for (context, _), some in works.items():
+        for group in group_records(some, runs):
+            words = {**group.conditions, "batch": "", "context": f"context {format_tokens(context)}"}
             others = tuple((name, text) for name, text in words.items() if name not in ("workload", "scale"))
             alike.setdefault(others, []).extend(group.records)
     return [
-        _scale_plot(", ".join(text for _, text in others), found, runs)
-        for others, found in alike.items()
+        _scale_plot(kind, ", ".join(batch if name == "batch" else text for name, text in others), found, runs)
+        for others, some in alike.items()
+        for batch, found in _with_one_batch(some).items()
         if len({record.case.model.scale for record in found}) > 1
     ]
 
 
-def _scale_plot(conditions: str, found: Sequence[Record], runs: Mapping[str, str]) -> Plot:
+def _with_one_batch(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Records of which each scale has one batch, by words for it: all of them, or those of each batch."""
+    batches: dict[int, list[Record]] = {}
+    for record in records:
+        batches.setdefault(record.case.workload.batch, []).append(record)
+    pairs = {(record.case.model.scale, record.case.workload.batch) for record in records}
+    if len(batches) == 1 or len(pairs) > len({scale for scale, _ in pairs}):
+        return {f"batch {batch}": found for batch, found in batches.items()}
+    scales = {
+        batch: ", ".join(dict.fromkeys(str(record.case.model.scale) for record in found))
+        for batch, found in batches.items()
+    }
+    return {", ".join(f"batch {batch} ({where})" for batch, where in scales.items()): list(records)}
+
+
+def _scale_plot(kind: str, conditions: str, found: Sequence[Record], runs: Mapping[str, str]) -> Plot:
     """One plot; runs that measured the same model have a line each, as in the groups of a report."""
     names = _names([record.case.model for record in found])
     apart = len({record.case.model for record in found}) < len(found)
@@ -108,7 +130,7 @@ def _scale_plot(conditions: str, found: Sequence[Record], runs: Mapping[str, str
             failures.append(Failure(series, place, record.status.value.replace("_", " ")))
     return Plot(
         name="share",
-        title="Share of the floor by scale, decode",
+        title=f"Share of the floor by scale, {kind}",
         subtitle=conditions,
         quantity=_SHARE_WORDS,
         unit=METRICS[_SHARE].unit,

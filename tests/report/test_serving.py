@@ -1,4 +1,4 @@
-"""Decode over batches and scales: shares of the floor side by side, and throughput under a limit on a step's time."""
+"""Over batches and scales: shares of the floor side by side, and throughput under a limit on a step's time."""
 
 from __future__ import annotations
 
@@ -108,6 +108,33 @@ def test_shares_are_drawn_against_batch_and_scale(record_of: Make, records: list
     assert "350m" in str(draw(by_scale))
 
 
+@pytest.mark.parametrize("kind", ["train", "prefill"])
+def test_a_scale_with_another_batch_stands_in_the_same_plot(record_of: Make, kind: str) -> None:
+    def measured(scale: str, batch: str) -> list[Record]:
+        made = cases(Sweep(kind, device="cuda", arch="inter,mamba", ctx="4k", scale=scale, batch=batch), has_gpu=True)
+        return [record_of(case, 0.1) for case in made]
+
+    records = [*measured("350m,1b", "4"), *measured("3b", "2")]
+    part = serving_part(records)
+    assert part is not None
+    (plot,) = part.plots
+    assert plot.name == f"{kind}-share-by-scale-1"
+    assert plot.title.endswith(kind)
+    assert "batch 4 (350m, 1b), batch 2 (3b)" in plot.subtitle
+    shares = {(point.series, point.place): point.amount for point in plot.points}
+    assert shares["mamba", 3 * 10**9] == value(
+        records[-1 if records[-1].case.model.arch == "mamba" else -2], "floor_frac"
+    )
+    assert len(shares) == 6
+    part = serving_part([*records, *measured("1b", "2")])
+    assert part is not None
+    assert {plot.subtitle.count("batch") for plot in part.plots} == {1}, "two batches of a scale are apart"
+    assert [sorted({point.place for point in plot.points}) for plot in part.plots] == [
+        [350 * 10**6, 10**9],
+        [10**9, 3 * 10**9],
+    ]
+
+
 @pytest.mark.usefixtures("blank_charts")
 def test_shares_are_files_that_the_page_shows(record_of: Make, records: list[Record], tmp_path: Path) -> None:
     files = write_report(build_report(records), tmp_path)
@@ -119,5 +146,5 @@ def test_shares_are_files_that_the_page_shows(record_of: Make, records: list[Rec
 def test_a_report_has_the_section_only_where_there_is_something_to_set_side_by_side(
     record_of: Make, records: list[Record]
 ) -> None:
-    assert [part.title for part in build_report(records).parts] == ["Decode over batches and scales"]
+    assert [part.title for part in build_report(records).parts] == ["Over batches and scales"]
     assert build_report(swept(record_of, arch="mamba", ctx="4k", batch="1,16")).parts == ()
