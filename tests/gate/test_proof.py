@@ -319,7 +319,7 @@ def test_a_line_that_a_killed_run_left_unfinished_is_no_pair_and_is_removed(tmp_
 def test_choices_are_kept_for_the_same_code_machine_and_cell(tmp_path: Path) -> None:
     path = tmp_path / "choices.json"
     both, one = run([cell("one"), cell("two")]), run([cell("one")])
-    kept = {name: Choices(name, [{"key": [1, None]}], True, "own", ["said"]) for name in ("one", "two")}
+    kept = {name: Choices(name, [{"key": [1, None]}], True, "own", ["said"], {"0.03": 48}) for name in ("one", "two")}
     assert read_choices(path, both) == {}
     write_choices({"one": kept["one"]}, one, path)
     write_choices({"two": kept["two"]}, both, path)

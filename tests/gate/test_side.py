@@ -266,7 +266,12 @@ def test_a_step_of_a_model_is_a_cell(program: Program, tmp_path: Path, monkeypat
     assert said["parts"] > 0
     assert program.answer({"do": "block", "window_ns": 1_000_000})["samples_ns"]
     monkeypatch.setattr(program_module, "sized", None)  # what is known is not determined again
+    spun: list[int] = []
+    monkeypatch.setattr(spin, "_turns", spun.append)
     assert program.answer({"do": "plant", "frac": 0.5, "parts": 7}) == {"kind": "ready", "parts": 7}
+    spun.clear()
+    samples_ns = program.answer({"do": "block", "window_ns": 1})["samples_ns"]
+    assert spun == [7] * len(samples_ns), "each call has them"
 
 
 def test_a_step_rests_before_each_sample_where_that_is_asked_for(

@@ -2,7 +2,7 @@
 
 A GPU that trains is at its power limit, which moves its clocks by a tenth within a second: the times of the same code
 spread by 1 to 2% from pair to pair. So each step that is timed comes after a rest, in which one thread counts cycles
-and the host launches the step. Pairs then spread by 0.24% (H200, steps of 33 ms).
+and the host launches the step. Pairs then spread by 0.25% (H200, steps of 33 ms).
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Spin:
         return median(self._timer.sample(lambda: self._turn(self._tried), SAMPLES)) / self._tried
 
     def parts(self, length_ns: float) -> int:
-        """Cycles or turns that take about so long."""
-        return max(0, round(length_ns / self._each_ns))
+        """Cycles or turns that take about so long; one at least."""
+        return max(1, round(length_ns / self._each_ns))
 
     def of(self, parts: int) -> TimedStep:
         """A spin of so many."""

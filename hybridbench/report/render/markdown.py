@@ -53,7 +53,7 @@ def report_page(report: Report) -> str:
     return "\n".join(
         [
             "# hybridbench report\n",
-            _findings(report.groups),
+            _findings(report),
             *(_paper(section) for section in report.papers),
             *(_part(part) for part in report.parts),
             _machines(report),
@@ -69,9 +69,10 @@ def predicted_page(report: PredictedReport) -> str:
     return "\n".join([f"# {report.title}\n", to_markdown(report.table), *_pictures(report.plots)])
 
 
-def _findings(sections: Iterable[GroupSection]) -> str:
-    lines = [f"- **{escape(section.group.title)}.** {escape(' '.join(section.findings))}" for section in sections]
-    lines = lines or ["No step was timed here; what was traced is below."]
+def _findings(report: Report) -> str:
+    lines = [f"- **{escape(one.group.title)}.** {escape(' '.join(one.findings))}" for one in report.groups]
+    if report.traces and not lines:
+        lines = ["No step was timed here; what was traced is below."]
     return "\n".join(["## Findings\n", *lines, ""])
 
 
