@@ -242,6 +242,20 @@ def test_the_command_prints_shares_writes_a_chrome_trace_and_keeps_json_clean(tm
     assert (tmp_path / "trace.json").read_text() == first  # a second trace leaves the first one's file
 
 
+def test_a_step_of_stored_codes_is_traced_with_them() -> None:
+    args = ["trace", "--device", "cpu", "--arch", "transformer", "--ctx", "64", "--steps", "1", "--json"]
+    plain, coded = (
+        json.loads(CliRunner().invoke(main, [*args, *more], catch_exceptions=False).stdout)
+        for more in ([], ["--weight-dtype", "int8", "--kv-dtype", "fp8"])
+    )
+    assert coded["case"]["execution"]["weight_dtype"] == "int8"
+    assert coded["case"]["execution"]["kv_dtype"] == "fp8"
+    multiplied = [
+        sum(one["launches"] for one in found["kernels"] if one["name"] == "aten::mul") for found in (plain, coded)
+    ]
+    assert multiplied[1] > multiplied[0] > 0, "scales multiply"
+
+
 def test_each_of_several_cases_is_traced_and_kept(tmp_path):
     args = ["trace", "--device", "cpu", "--arch", "mamba,inter", "--ctx", "64", "--steps", "1", "-o", str(tmp_path)]
     done = CliRunner().invoke(main, [*args, "--json"])

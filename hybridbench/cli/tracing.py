@@ -21,6 +21,7 @@ from hybridbench.cli.options import (
     model_options,
     out_options,
     parse_backends,
+    stored_options,
 )
 from hybridbench.cli.output import Plain
 from hybridbench.cli.placing import needs_gpu
@@ -44,6 +45,7 @@ MOST_STEPS = 1000
 @click.option("--workload", default=DECODE, show_default=True, help=f"{', '.join(WORKLOADS)}.")
 @model_options(arch=None)
 @execution_options
+@stored_options
 @click.option("--steps", type=click.IntRange(1, MOST_STEPS), default=5, show_default=True, help="Steps to profile.")
 @out_options
 def trace(
