@@ -141,3 +141,19 @@ def test_the_table_of_many_sequences_is_that_of_the_records() -> None:
             measured[model.label, str(work.batch)] = f"{speed:,.0f} ({share:.0%})"
     _, shown = _by_model("docs/h200.md")
     assert shown == measured
+
+
+def test_the_shares_at_every_scale_are_those_of_the_records() -> None:
+    shares: dict[tuple[str, str | None], list[float]] = {}
+    for record in load([ROOT / "results/nvidia-h200/scales"], print):
+        share = value(record, "floor_frac")
+        assert share is not None
+        shares.setdefault((record.case.workload.kind, record.case.model.scale), []).append(100 * share)
+    scales = [name for name in SCALES if name != "tiny"]
+    rows = table("phase", TEXTS["docs/h200.md"])
+    assert [row[0].partition(",")[0] for row in rows] == list(dict.fromkeys(kind for kind, _ in shares))
+    for name, *cells in rows:
+        for scale, cell in zip(scales, cells, strict=True):
+            found = shares[name.partition(",")[0], scale]
+            assert len(found) == len(ARCHS)
+            assert cell == f"{min(found):.0f} to {max(found):.0f}%", (name, scale)
