@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from hybridbench.arch.model import ModelSpec
 from hybridbench.compare.calibrated import NONE, Calibrations
 from hybridbench.compare.cell import EXACT, INVALID, ComparedCell, ComparedMetric
 from hybridbench.compare.conditions import canaries, conditions, denied, made_by, sentences
@@ -19,7 +18,7 @@ from hybridbench.compare.noise import noise_between
 from hybridbench.derive.doubts import doubts, problems
 from hybridbench.metrics import value
 from hybridbench.record import Caveat, Record, Status
-from hybridbench.report.groups import backends_text, series_names
+from hybridbench.report.groups import backends_text, names_in_scales
 from hybridbench.units import format_tokens
 
 AS_DTYPE = "as dtype"
@@ -30,17 +29,9 @@ ENERGY_TICK_S = 0.1
 def step_cells(records: Sequence[Record], asked: ComparedMetric, known: Calibrations = NONE) -> list[ComparedCell]:
     """The cells of records, in the order given; ``records`` are those of all sides, so that a model has one name."""
     digests = [_digest(record) for record in records]
-    names = _names(dict(zip(digests, (record.case.model for record in records), strict=True)))
+    models = dict(zip(digests, (record.case.model for record in records), strict=True))
+    names = dict(zip(models, names_in_scales(list(models.values())), strict=True))
     return [_cell(record, asked, digest, names[digest], known) for record, digest in zip(records, digests, strict=True)]
-
-
-def _names(models: dict[str, ModelSpec]) -> dict[str, str]:
-    """A name for each model, by its digest: its label, and what tells it from others of that label and scale."""
-    names: dict[str, str] = {}
-    for scale in {model.scale for model in models.values()}:
-        chosen = {digest: model for digest, model in models.items() if model.scale == scale}
-        names |= zip(chosen, series_names(list(chosen.values())), strict=True)
-    return names
 
 
 def _cell(record: Record, asked: ComparedMetric, digest: str, model: str, known: Calibrations) -> ComparedCell:

@@ -14,9 +14,10 @@ from hybridbench.errors import BadInput, unknown_name
 from hybridbench.metrics import METRICS, value
 from hybridbench.record import Record, Status
 from hybridbench.report.display import unit_for
-from hybridbench.report.groups import arch_order, conditions_of, series_names
+from hybridbench.report.groups import arch_order, conditions_of, names_in_scales
 from hybridbench.report.identity import identity
 from hybridbench.report.measured import outcome, power_limits
+from hybridbench.report.places import scale_place
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.suite.workloads import WORKLOADS
 from hybridbench.units import format_tokens, parse_range
@@ -128,14 +129,15 @@ def metrics_named(names: str | None) -> tuple[str, ...]:
 
 def answer(records: Sequence[Record], metrics: Sequence[str]) -> Table:
     """A row per record: its model, its context, what else tells it from the others, the metrics, and how it ended."""
-    models = list(dict.fromkeys(record.case.model for record in records))
-    names = dict(zip(models, series_names(models), strict=True))
+    models = [record.case.model for record in records]
+    names = dict(zip(models, names_in_scales(models), strict=True))
     order = list(WORKLOADS)
     rows = sorted(
         records,
         key=lambda one: (
             order.index(one.case.workload.kind),
             arch_order(one.case.model),
+            scale_place(one.case.model.scale) or 0,
             names[one.case.model],
             one.case.workload.context,
         ),

@@ -9,9 +9,9 @@ from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.stored import Dtypes
 from hybridbench.predict.group import GpuGroup
 from hybridbench.report.display import unit_for
-from hybridbench.report.groups import series_names
+from hybridbench.report.groups import names_in_scales
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
-from hybridbench.suite.models import distinct, same_stacks
+from hybridbench.suite.models import same_stacks
 
 ColumnOf = tuple[Column, list[TableCell]]
 """A column and its cells, one per row."""
@@ -55,14 +55,9 @@ def table_of(title: str, columns: Iterable[ColumnOf], specs: Sequence[ModelSpec]
 
 def names_of(specs: Sequence[ModelSpec]) -> list[str]:
     """A name for each model, with the scale if there are several scales."""
-    models = distinct(specs)
-    names: dict[ModelSpec, str] = {}
-    scales = dict.fromkeys(spec.scale for spec in models)
-    for scale in scales:
-        of_scale = [spec for spec in models if spec.scale == scale]
-        said_as = [f"{name} {scale}" if len(scales) > 1 else name for name in series_names(of_scale)]
-        names |= zip(of_scale, said_as, strict=True)
-    return [names[spec] for spec in specs]
+    several = len({spec.scale for spec in specs}) > 1
+    named = zip(names_in_scales(specs), specs, strict=True)
+    return [f"{name} {spec.scale}" if several else name for name, spec in named]
 
 
 def model_fields(spec: ModelSpec) -> dict[str, Any]:

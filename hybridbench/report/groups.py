@@ -21,6 +21,7 @@ from hybridbench.record import Record
 from hybridbench.report.places import BATCH, CONTEXT, place_text
 from hybridbench.store import newest
 from hybridbench.suite.case import Execution, spread_text, stored_text
+from hybridbench.suite.models import distinct
 from hybridbench.suite.workloads import WORKLOADS
 from hybridbench.units import format_tokens
 
@@ -226,6 +227,16 @@ def series_names(models: Sequence[ModelSpec]) -> list[str]:
         for place, word in zip(places, words, strict=True):
             names[place] = f"{clash} {word}"
     return names
+
+
+def names_in_scales(models: Sequence[ModelSpec]) -> list[str]:
+    """A name for each model that no other one of its scale has: for what says the scale beside it."""
+    names: dict[ModelSpec, str] = {}
+    several = distinct(models)
+    for scale in dict.fromkeys(model.scale for model in several):
+        alike = [model for model in several if model.scale == scale]
+        names |= zip(alike, series_names(alike), strict=True)
+    return [names[model] for model in models]
 
 
 _PLAIN = (("recipe",), ("ratio",), ("pattern",))

@@ -11,9 +11,9 @@ from hybridbench.arch.model import Cost, LayerCost, ModelSpec
 from hybridbench.arch.presets import PRESETS
 from hybridbench.arch.stored import Dtypes
 from hybridbench.report.chart import PREDICTED, Plot, Point
-from hybridbench.report.columns import dtype_words, model_fields
+from hybridbench.report.columns import dtype_words, model_fields, names_of
 from hybridbench.report.display import ShownUnit, unit_for
-from hybridbench.report.groups import arch_order, series_names
+from hybridbench.report.groups import arch_order, names_in_scales
 from hybridbench.report.places import CONTEXT
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.suite.models import distinct, same_stacks
@@ -118,7 +118,7 @@ def cost_table(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] 
     said = [_SAID[key].format(value) for key, value in alike.items()]
     stored = dtype_words([spec for spec, _ in rows], dtypes) if dtypes else ""
     models = distinct(spec for spec, _ in rows)
-    names = dict(zip(models, _names(models), strict=True))
+    names = dict(zip(models, names_in_scales(models), strict=True))
     shown = {column.key: unit_for([getattr(cost, column.key) for _, cost in rows], column.unit) for column in costs}
     # One unit for all columns of a kind, so that numbers of a row can be added.
     caches = ("cache_bytes", "kv_cache_bytes")
@@ -162,15 +162,6 @@ def cost_table(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] 
     return table
 
 
-def _names(models: Sequence[ModelSpec]) -> list[str]:
-    """A name for each model that no other one of its scale has."""
-    found: dict[int, str] = {}
-    for scale in dict.fromkeys(model.scale for model in models):
-        places = [place for place, model in enumerate(models) if model.scale == scale]
-        found |= zip(places, series_names([models[place] for place in places]), strict=True)
-    return [found[place] for place in range(len(models))]
-
-
 def layer_table(rows: Sequence[LayerCost], title: str) -> Table:
     """The predicted cost of each sublayer of one model. ``title`` names the model, context and convention."""
     columns = _columns(rows, _LAYER)
@@ -207,7 +198,7 @@ def cost_plots(rows: Sequence[tuple[ModelSpec, Cost]]) -> list[Plot]:
     if len({cost.convention for _, cost in rows}) > 1:
         raise ValueError("the rows mix conventions: give rows of one convention")
     models = distinct(spec for spec, _ in sorted(rows, key=lambda row: arch_order(row[0])))
-    names = dict(zip(models, series_names(models), strict=True))
+    names = dict(zip(models, names_of(models), strict=True))
     per_token: tuple[tuple[str, str, str, str, Callable[[Cost], float]], ...] = (
         ("train-flops", "Training FLOPs per token", "FLOPs per token", "FLOP", lambda c: c.train_flops / c.context),
         ("decode-flops", "Decode FLOPs per token", "FLOPs per token", "FLOP", lambda c: c.decode_flops),

@@ -106,6 +106,16 @@ def test_show_gives_the_cases_and_metrics_asked_for() -> None:
     assert shown.count("inter 2+11") == len(records) == 4
 
 
+def test_models_of_a_family_are_told_apart_by_the_column_of_the_scale() -> None:
+    """A name with the whole pattern broke the table in parts on a terminal of 80 columns, its figures apart from it."""
+    shown = run("show", H200 / "scales", "--where", "arch=mamba", "--where", "workload=train,decode").stdout
+    lines = [line.split() for line in shown.splitlines() if line.startswith(" mamba")]
+    assert [(words[1], words[2], words[3]) for words in lines] == [
+        ("8k", kind, scale) for kind in ("train", "decode") for scale in ("100m", "350m", "1b", "3b")
+    ]
+    assert all(words[-1] == "ok" for words in lines)
+
+
 def test_values_of_a_condition_add_up_and_conditions_narrow() -> None:
     both = rows("show", H200 / "efficiency", "--where", "arch=inter,mamba", "--where", "ctx=4k..16k")
     assert {row["arch"] for row in both} == {"inter", "mamba"}
