@@ -44,9 +44,8 @@ def serving_part(records: Sequence[Record], runs: Mapping[str, str] = NO_RUNS) -
     by_batch = [group for group in _by_batch(of_kind[DECODE], runs) if len(group.places) >= _FEWEST_BATCHES]
     plots = [_named(_batch_plot(group), f"decode-share-by-batch-{n}") for n, group in enumerate(by_batch, 1)]
     for kind, members in of_kind.items():
-        plots += [
-            _named(plot, f"{kind}-share-by-scale-{n}") for n, plot in enumerate(_by_scale(kind, members, runs), 1)
-        ]
+        by_scale = enumerate(_by_scale(kind, members, runs), 1)
+        plots += [_named(plot, f"{kind}-share-by-scale-{n}") for n, plot in by_scale]
     plots = [plot for plot in plots if plot.points]
     tables = [_limits_table(group) for group in by_batch]
     if not (plots or tables):

@@ -171,23 +171,16 @@ def test_the_same_results_twice_are_the_same(two: tuple[Path, Path]) -> None:
 
 @pytest.mark.slow
 def test_the_same_code_run_twice_on_this_machine_has_not_changed(tmp_path: Path) -> None:
-    """For real, each side in fresh processes of its own. What else runs here may slow one of them: a
-    change would be seen in each of three comparisons.
-    """
-    sized = ["--arch", "transformer,mamba", "--scale", "tiny", "--ctx", "64", "--device", "cpu", "--max-time", "0.3"]
-
-    def verdicts(attempt: Path) -> set[str]:
-        for side in ("a", "b"):
-            done = CliRunner().invoke(main, ["decode", *sized, "-o", str(attempt / side)])
-            assert done.exit_code == 0, done.output
-        compared: dict[str, Any] = json.loads(run(attempt / "a", attempt / "b", "--json").stdout)
-        assert len(compared["rows"]) == 2
-        assert {row["separate_runs"] for row in compared["rows"]} == {True}
-        assert "two separate runs: all ratios" in run(attempt / "a", attempt / "b").stdout
-        return {row["verdict"] for row in compared["rows"]}
-
-    told = (verdicts(tmp_path / str(attempt)) for attempt in range(3))
-    assert any(found <= {"within noise", "doubtful"} for found in told)
+    """For real, each side in fresh processes, for long enough that the spread of samples shows other work."""
+    sized = ["--arch", "transformer,mamba", "--scale", "tiny", "--ctx", "64", "--device", "cpu", "--max-time", "3"]
+    for side in ("a", "b"):
+        done = CliRunner().invoke(main, ["decode", *sized, "-o", str(tmp_path / side)])
+        assert done.exit_code == 0, done.output
+    compared: dict[str, Any] = json.loads(run(tmp_path / "a", tmp_path / "b", "--json").stdout)
+    assert {row["verdict"] for row in compared["rows"]} <= {"within noise", "doubtful"}, compared["rows"]
+    assert len(compared["rows"]) == 2
+    assert {row["separate_runs"] for row in compared["rows"]} == {True}
+    assert "two separate runs: all ratios" in run(tmp_path / "a", tmp_path / "b").stdout
 
 
 def test_the_page_about_comparing_has_the_tables_of_the_program() -> None:

@@ -22,7 +22,6 @@ from hybridbench.gate import workers
 from hybridbench.gate.attribution import Traced, attribute, traced_of
 from hybridbench.gate.cells import asked, of_step
 from hybridbench.gate.side import planted, spin, start
-from hybridbench.gate.side import program as program_module
 from hybridbench.gate.side.identity import LaunchedCode, identity, watched
 from hybridbench.gate.side.program import Program, hello
 from hybridbench.gate.side.start import CARRIED
@@ -265,7 +264,7 @@ def test_a_step_of_a_model_is_a_cell(program: Program, tmp_path: Path, monkeypat
     assert said["kind"] == "ready"
     assert said["parts"] > 0
     assert program.answer({"do": "block", "window_ns": 1_000_000})["samples_ns"]
-    monkeypatch.setattr(program_module, "sized", None)  # what is known is not determined again
+    monkeypatch.setattr("hybridbench.gate.side.program.sized", None)  # what is known is not determined again
     spun: list[int] = []
     monkeypatch.setattr(spin, "_turns", spun.append)
     assert program.answer({"do": "plant", "frac": 0.5, "parts": 7}) == {"kind": "ready", "parts": 7}

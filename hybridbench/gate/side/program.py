@@ -10,7 +10,8 @@ at any moment. Before the first request it only imports: it may wait beside othe
      "graph": null, "identify": true, "rest": 0}
     {"do": "block", "window_ns": 40000000}  samples of so much time, but one at least
     {"do": "again", "number": 1}            the same cell in fresh memory
-    {"do": "plant", "frac": 0.01}           the same cell with so much more work, in fresh memory
+    {"do": "plant", "frac": 0.01, "parts": null}
+                                            the same cell with so much more work, in fresh memory; or with known parts
     {"do": "trace"}                         where the time of its step goes
     {"do": "free"}
 """

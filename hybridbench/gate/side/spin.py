@@ -7,8 +7,8 @@ and the host launches the step. Pairs then spread by 0.25% (H200, steps of 33 ms
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Protocol
 
 import torch
 
@@ -27,17 +27,24 @@ PRODUCTS = 50
 """Products from which the length of one is determined."""
 
 
-class Filler(Protocol):
+class Filler(ABC):
     """Work that is made of many equal parts."""
 
-    def parts(self, length_ns: float) -> int:
-        """How many take about so long."""
+    @property
+    @abstractmethod
+    def each_ns(self) -> float:
+        """The time of one."""
 
+    @abstractmethod
     def of(self, parts: int) -> TimedStep:
         """So many of them."""
 
+    def parts(self, length_ns: float) -> int:
+        """How many take about so long; one at least."""
+        return max(1, round(length_ns / self.each_ns))
 
-class Spin:
+
+class Spin(Filler):
     """Spins on a device: a kernel of one thread that counts cycles (``torch.cuda._sleep``), on a CPU an empty loop.
 
     Args:
@@ -49,19 +56,16 @@ class Spin:
         self._tried, self._timer = TRIED[device.type], timer
 
     @cached_property
-    def _each_ns(self) -> float:
+    def each_ns(self) -> float:
+        """The time of a cycle or a turn."""
         return median(self._timer.sample(lambda: self._turn(self._tried), SAMPLES)) / self._tried
 
-    def parts(self, length_ns: float) -> int:
-        """Cycles or turns that take about so long; one at least."""
-        return max(1, round(length_ns / self._each_ns))
-
     def of(self, parts: int) -> TimedStep:
-        """A spin of so many."""
+        """A spin of so many cycles or turns."""
         return lambda: self._turn(parts)
 
 
-class Products:
+class Products(Filler):
     """Matrix products in bfloat16, one after the other.
 
     Args:
@@ -78,12 +82,9 @@ class Products:
         self._timer, self._before = timer, before
 
     @cached_property
-    def _each_ns(self) -> float:
+    def each_ns(self) -> float:
+        """The time of a product."""
         return median(self._timer.sample(lambda: self._run(PRODUCTS), SAMPLES, self._before)) / PRODUCTS
-
-    def parts(self, length_ns: float) -> int:
-        """As many as take about so long; one at least."""
-        return max(1, round(length_ns / self._each_ns))
 
     def of(self, parts: int) -> TimedStep:
         """So many of them."""
