@@ -85,7 +85,8 @@ HARMLESS: dict[str, dict[str, str]] = {
     "_keys_forward": HEADS_OF_ROW,
     "_keys_backward": {"head * P": ROW, "tl.program_id(1) * HEADS": ROW},
     "_cross_entropy_in_place": dict.fromkeys(
-        ("block * BLOCK", "(blocks - 1 - block) * BLOCK"), "within the logits of one token, at most 2^20"
+        ("block * GROUPS * TOGETHER", "(blocks - 1 - block) * GROUPS * TOGETHER"),
+        "within the logits of one token, at most 2^20",
     ),
     "_delta_step": {
         **dict.fromkeys(("h * P", "h * P * V"), STATE),

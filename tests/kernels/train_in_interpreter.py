@@ -34,7 +34,7 @@ from hybridbench.kernels.dense import (
     triton_rotary,
     triton_swiglu,
 )
-from hybridbench.kernels.loss import chunked
+from hybridbench.kernels.loss import chunked, triton_loss
 from hybridbench.kernels.loss import reference as loss_reference
 from hybridbench.kernels.optimizer import adamw
 from hybridbench.kernels.scan import reference as scan_reference
@@ -216,6 +216,24 @@ def loss_errors(dtype: torch.dtype) -> Iterator[tuple[str, float]]:
         yield "loss under a tracer", relative(traced, theirs.detach())
 
 
+def logits_errors(dtype: torch.dtype) -> Iterator[tuple[str, float]]:
+    """Rows of one tile and of several, ends beside a tile's, targets at both ends, and words that cannot come."""
+    tile, triton_loss.COLUMNS = triton_loss.COLUMNS, 64
+    for V, rows in ((5, 5), (64, 3), (200, 9), (257, 9)):
+        logits = (4 * torch.randn(rows, V)).to(dtype)
+        target = torch.randint(V, (rows,))
+        target[0], target[-1] = 0, V - 1
+        logits[1, 1 : V - 1] = -torch.inf
+        target[1] = 0
+        exact = logits.double().requires_grad_()
+        expected = torch.nn.functional.cross_entropy(exact, target, reduction="none")
+        (gradient,) = torch.autograd.grad(0.3 * expected.sum(), [exact])
+        losses = triton_loss.cross_entropy_(logits, target, 0.3, gradient=True)
+        yield f"losses of {V} words", relative(losses, expected.detach())
+        yield f"gradient of {V} words", relative(logits, gradient)
+    triton_loss.COLUMNS = tile
+
+
 def adamw_errors(dtype: torch.dtype) -> Iterator[tuple[str, float]]:
     """Five steps of parameters of several sizes beside torch's fused kernel: equal in float32 all the way, in narrower
     dtypes each element of each step within one rounding (the interpreter's cut of bfloat16) from equal states.
@@ -265,7 +283,7 @@ def elementwise_errors() -> Iterator[tuple[str, float]]:
 def optimizer_errors() -> Iterator[tuple[str, float]]:
     """The loss and the update of the parameters."""
     for name in DTYPES:
-        for found in (loss_errors, adamw_errors):
+        for found in (loss_errors, logits_errors, adamw_errors):
             yield from ((f"{name} {label}", error) for label, error in found(getattr(torch, name)))
 
 
