@@ -101,12 +101,13 @@ def state_tiling(head_dim: int, d_state: int, *, whole: bool = False) -> Tiling:
     """How the update of a state (head_dim, d_state) is cut: ``rows`` of one head a program, 32 elements a thread.
 
     With 64 a thread an H200 moves 2.8 TB/s, with 32 it moves 3.3 to 3.6 (64 rows of 128 columns, 64 and 128
-    sequences).
+    sequences). So wider states have fewer rows.
 
     Args:
         whole: a program goes over its whole head, some rows after the other with the next ones in flight.
     """
-    rows, columns = _dividing(head_dim, 32 if whole else 64), power_of_two(d_state)
+    columns = power_of_two(d_state)
+    rows = _dividing(head_dim, min(32 if whole else 64, max(1, 8 * 32 * 32 // columns)))
     warps = max(1, min(8, rows * columns // (32 * 32)))
     return Tiling(rows, 1, columns, 3, warps)
 

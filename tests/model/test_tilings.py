@@ -193,12 +193,14 @@ def test_a_search_tries_what_fits_and_fills_the_gpu(tokens: int) -> None:
 
 
 def test_states_are_cut_into_rows_that_divide_a_head() -> None:
-    for head, columns in ((128, 128), (192, 256), (96, 128), (48, 16)):
+    for head, columns in ((128, 128), (192, 256), (64, 512), (96, 128), (48, 16)):
         rule = state_tiling(head, columns)
+        assert rule.rows * columns <= 32 * 32 * rule.warps  # elements a thread
         found = candidates(("state", head, columns), rule, 64, 132)
         assert rule not in found
         assert all(head % one.rows == 0 for one in [rule, *found])
-    assert state_tiling(128, 128).rows * 128 == 32 * 32 * state_tiling(128, 128).warps
+    for head, columns in ((128, 128), (192, 256)):
+        assert state_tiling(head, columns).rows * columns == 32 * 32 * 8
 
 
 def test_a_search_says_how_long_it_takes() -> None:
