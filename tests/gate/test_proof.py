@@ -176,7 +176,7 @@ def test_runs_go_on_in_the_same_file(
 def test_the_page_shows_what_the_kept_pairs_say(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs/gate.md").read_text()
     folder = ROOT / "results/nvidia-h200/gate"
-    pools = [str(folder / f"pool-{number}.ndjson") for number in range(17)]
+    pools = [str(folder / f"pool-{number}.ndjson") for number in range(18)]
     assert main(["judge", *pools[:5], "--across", "source", "--without", "length=1 "]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("| training")]
     assert "\n".join(lines) in page

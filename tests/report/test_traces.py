@@ -77,6 +77,8 @@ def test_the_table_the_chart_and_the_files_hold_the_same_shares(traces: list[Tra
         assert sum(row["share"] for row in drawn if row["bar"] == bar) == pytest.approx(100)
     page = (tmp_path / "report.md").read_text()
     assert "## Findings\n\nNo step was timed here" in page, "no heading stands alone"
+    assert "What the columns mean" not in page, "there is no such column"
+    assert "full: ." not in page, "no sentence ends in an empty list"
     assert f"(charts/{section.stem}.svg)" in page
     assert f"`tables/{section.stem}.tex`" in page
     assert all(sentence in page for sentence in section.sentences)

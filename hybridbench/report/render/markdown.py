@@ -136,6 +136,9 @@ def _pictures(plots: Mapping[str, Plot]) -> list[str]:
 
 
 def _meanings(report: Report) -> str:
+    files = f"Charts are also PDF beside their SVG. {_spelled(['preview'])} shows all tables in LaTeX.\n"
+    if not report.records:
+        return files
     lines = ["## What the columns mean\n"]
     lines.append(
         "Predicted FLOPs count a multiply-add as 2. Convention exact: causal pairs only, an SSM as its recurrence, the "
@@ -151,8 +154,7 @@ def _meanings(report: Report) -> str:
     compared = [name for section in report.papers for name in section.tables]
     if compared:
         lines += ["", f"The comparison with the paper: {_linked(compared)}."]
-    lines += ["", f"Charts are also PDF beside their SVG. {_spelled(['preview'])} shows all tables in LaTeX."]
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", files])
 
 
 def _linked(names: Iterable[str]) -> str:
