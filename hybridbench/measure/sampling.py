@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from hybridbench.measure.clock import TimedStep, Timer
+from hybridbench.measure.clock import TimedStep, Timer, nothing
 from hybridbench.stats import median, median_interval
 from hybridbench.suite.case import Sampling
 from hybridbench.units import NS_PER_S
@@ -55,6 +55,7 @@ def measure(
     *,
     now: Callable[[], int] = time.perf_counter_ns,
     around: AbstractContextManager[object] | None = None,
+    between: Callable[[], None] = nothing,
 ) -> Samples:
     """Warms the step up and samples it.
 
@@ -65,12 +66,13 @@ def measure(
         now: wall time, for the limit of the warm-up; ns.
         around: entered after the warm-up and left after the last sample, to read clocks and energy of the sampling
             only.
+        between: called before the first block of samples and after each.
     """
     start_ns = now()
     warmup_steps, estimate_ns, steady = _warm_up(step, timer, sampling, now)
     warmup_ns = now() - start_ns
     with around if around is not None else nullcontext():
-        samples_ns, runs = _sample(step, timer, sampling, estimate_ns)
+        samples_ns, runs = _sample(step, timer, sampling, estimate_ns, between)
     return Samples(samples_ns, runs, warmup_steps, warmup_ns, steady)
 
 
@@ -81,12 +83,14 @@ def measure_parts(
     *,
     now: Callable[[], int] = time.perf_counter_ns,
     around: AbstractContextManager[object] | None = None,
+    between: Callable[[], None] = nothing,
 ) -> list[Samples]:
     """Warms up and samples the parts of a step one after the other, each with its share of the sampling's time.
 
     Args:
         parts: for each part an untimed function that prepares it, and the timed work itself.
         around: entered once every part has run, so that nothing compiles inside, and left after the last sample.
+        between: called before the first block of samples of each part and after each block.
     """
     share = len(parts)
     each = dataclasses.replace(
@@ -102,7 +106,7 @@ def measure_parts(
     with around if around is not None else nullcontext():
         for enter, step in parts:
             enter()
-            taken.append(measure(step, timer, each, now=now))
+            taken.append(measure(step, timer, each, now=now, between=between))
     return taken
 
 
@@ -151,12 +155,15 @@ def _warm_up(step: TimedStep, timer: Timer, sampling: Sampling, now: Callable[[]
             previous_ns = estimate_ns
 
 
-def _sample(step: TimedStep, timer: Timer, sampling: Sampling, estimate_ns: float) -> tuple[list[int], int]:
+def _sample(
+    step: TimedStep, timer: Timer, sampling: Sampling, estimate_ns: float, between: Callable[[], None]
+) -> tuple[list[int], int]:
     """The samples in order, and how often the step ran, untimed runs included."""
     limit_ns, least_ns = sampling.max_time_s * NS_PER_S, sampling.min_time_s * NS_PER_S
     samples_ns: list[int] = []
     runs = 0
     while True:
+        between()
         spent_ns = sum(samples_ns)
         affordable = int((limit_ns - spent_ns) / estimate_ns)
         owed = sampling.min_samples - len(samples_ns) if sampling.insist else 0

@@ -28,6 +28,7 @@ def test_nothing_known_about_the_gpu_is_no_doubt() -> None:
     blank = GpuState(None, None, None, None, None, [], None)
     assert caveats(before=blank, after=blank) == []
     assert caveats(before=None, after=STATE) == []
+    assert caveats(waited_frac=0.09) == []
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,7 @@ def test_nothing_known_about_the_gpu_is_no_doubt() -> None:
         ({"after": replace(STATE, throttle_reasons=["software power cap", "hardware slowdown"])}, Caveat.THROTTLED),
         ({"before": replace(STATE, throttle_reasons=["hardware slowdown"])}, Caveat.THROTTLED),
         ({"after": replace(STATE, other_processes=1)}, Caveat.SHARED_GPU),
+        ({"waited_frac": 0.11}, Caveat.SHARED_CPU),
         ({"resolution_ns": 20_100}, Caveat.SHORT_STEP),
         ({"energy": Energy(300.0, 0.99, 40, None)}, Caveat.ENERGY_WINDOW_SHORT),
         ({"graph_breaks": 1}, Caveat.GRAPH_BREAKS),

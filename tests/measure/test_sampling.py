@@ -162,6 +162,33 @@ class LeadIn(ScriptedTimer):
         return count + (count > 1)
 
 
+def test_what_comes_between_blocks_is_no_sample_and_frames_them() -> None:
+    """The samples of a step are the same without it; it is called before the first block and after the last."""
+    sampling = Sampling(max_time_s=1.0, min_time_s=1.0, max_samples=10**6)
+    events: list[str] = []
+    plain, timer = (ScriptedTimer(itertools.repeat(10_000_000)) for _ in range(2))
+    expected = measure(lambda: None, plain, sampling, now=plain.now)
+
+    @contextmanager
+    def around() -> Iterator[None]:
+        events.clear()
+        yield
+
+    found = measure(
+        lambda: events.append("step"),
+        timer,
+        sampling,
+        now=timer.now,
+        around=around(),
+        between=lambda: events.append("between"),
+    )
+    assert found == expected
+    assert events[0] == events[-1] == "between"
+    blocks = [len(list(run)) for name, run in itertools.groupby(events) if name == "step"]
+    assert sum(blocks) == len(found.samples_ns)
+    assert len(blocks) == events.count("between") - 1 >= 5
+
+
 def test_runs_count_the_untimed_ones() -> None:
     ran: list[None] = []
     timer = LeadIn(noisy(100 * MS, 0.3))

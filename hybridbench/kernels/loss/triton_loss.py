@@ -2,9 +2,9 @@
 
 One program handles one row of logits. It reads the row forward for the log-sum-exp, and backward from the end for
 softmax minus one-hot. Every 8 logits that a thread reads at once have a maximum and a sum of their own, so that the
-threads meet once a row and not once a tile. Two programs of 32 warps fill an SM, so 264 rows are processed at once:
-68 MB of bfloat16 at 128,256 words, of which an H200's L2 cache holds a part for the second read. What is written is
-the first to leave that cache. Nothing is read on the host.
+threads meet once a row and not once a tile. On an H200 two programs of 32 warps fill an SM, so 264 rows are
+processed at once: 68 MB of bfloat16 at 128,256 words, of which the L2 cache holds a part for the second read. What is
+read again and written is the first to leave that cache. Nothing is read on the host.
 
 Importing this module needs triton. Its tests run on a CPU in triton's interpreter.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 from hybridbench.kernels.triton_jit import jit
 
 COLUMNS = 16384
-"""Logits per step of a program of 32 warps: 16 a thread, in 32 registers."""
+"""Logits per step of a program of 32 warps: 16 a thread, in 32 registers on an H200."""
 
 TOGETHER = 8
 """Logits with a maximum of their own: 16 bytes of bfloat16, which a thread reads at once."""
