@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -26,7 +26,8 @@ from hybridbench.kernels import Check
 from hybridbench.kernels.compiling import noting
 from hybridbench.measure.caveats import find_caveats
 from hybridbench.measure.ceilings import measure_ceilings
-from hybridbench.measure.clock import Timer, timer_for
+from hybridbench.measure.clock import Timer, nothing, timer_for
+from hybridbench.measure.cpu import CpuWatch
 from hybridbench.measure.environment import fingerprint
 from hybridbench.measure.memory import observe_memory, reset_peaks
 from hybridbench.measure.nvml import Gpu, Watch
@@ -72,6 +73,7 @@ class Instruments:
         ceilings: the rates that a device reaches in a dtype.
         count: the FLOPs of a step as operator counters see them.
         kernels: the names of the kernels of a step.
+        cpu: what else the processors do while a step is timed on them.
     """
 
     timer: Callable[[torch.device], Timer] = timer_for
@@ -80,6 +82,7 @@ class Instruments:
     ceilings: Callable[[torch.device, torch.dtype], Ceilings | None] = measure_ceilings
     count: Callable[[Prepared, LanguageModel, list[Resolved]], list[OperatorCount]] = operator_counts
     kernels: Callable[[Prepared, torch.device], list[str]] = step_kernels
+    cpu: Callable[[], CpuWatch] = CpuWatch
 
 
 @dataclass
@@ -146,14 +149,19 @@ def _run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
     bench.phase("measure")
     together = None if session.place is None else Together(session.place, tools.timer(bench.device), tools.now)
     timer, now = (tools.timer(bench.device), tools.now) if together is None else (together.timer, together.now)
-    region = TimedRegion(Watch(bench.gpu, tools.now), nullcontext() if together is None else together.timer.noting())
+    # Ranks on a CPU take processors from each other by design.
+    cpu = tools.cpu() if bench.device.type == "cpu" and together is None else None
+    also = [] if together is None else [together.timer.noting()]
+    region = TimedRegion(Watch(bench.gpu, tools.now), *also, *([cpu] if cpu else []))
+    between = cpu or nothing
     reset_peaks(bench.device)
     if work.parts:
         parts = [(part.enter, part.step) for part in work.parts]
-        timed = measure_parts(parts, timer, case.sampling, now=now, around=region)
+        timed = measure_parts(parts, timer, case.sampling, now=now, around=region, between=between)
     else:
-        timed = [measure(work.step, timer, case.sampling, now=now, around=region)]
+        timed = [measure(work.step, timer, case.sampling, now=now, around=region, between=between)]
     watch = region.watch
+    waited_frac = cpu.waited_frac if cpu else None
     # Parts are not whole steps, so there is no number of steps to divide their energy by.
     energy = watch.energy(0 if work.parts else timed[0].runs, bench.idle_power_w)
 
@@ -182,6 +190,8 @@ def _run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
         parts=[Part(part.context, samples.samples_ns) for part, samples in zip(work.parts, timed, strict=False)],
         sized=session.sized,
         check_ns=session.check_ns,
+        waited_frac=waited_frac,
+        canary_ns=cpu.canary_ns if cpu else [],
     )
     if together is not None:
         bench.phase("measure without transfers")
@@ -198,6 +208,7 @@ def _run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
             energy=energy,
             graph_breaks=graph_breaks() if case.execution.mode == COMPILE else 0,
             recompiles=region.compilations,
+            waited_frac=waited_frac,
         )
     }
     if any(check.what == QUANTISED and check.error > COARSE for check in session.sized):
@@ -244,24 +255,24 @@ class TimedRegion:
     """Reads NVML before and after the samples, and counts the graphs that torch.compile compiles in between.
 
     Args:
-        also: another context of the samples.
+        also: other contexts of the samples, entered before NVML is read and left after.
     """
 
-    def __init__(self, watch: Watch, also: AbstractContextManager[None]) -> None:
+    def __init__(self, watch: Watch, *also: AbstractContextManager[object]) -> None:
         self.watch = watch
-        self.also = also
         self.compilations = 0
+        self._also = also
+        self._entered = ExitStack()
 
     def __enter__(self) -> TimedRegion:
-        self.also.__enter__()
         self.compilations = -compilations()
-        self.watch.__enter__()
+        for one in (*self._also, self.watch):
+            self._entered.enter_context(one)
         return self
 
     def __exit__(self, *exc: Any) -> None:
-        self.watch.__exit__(*exc)
+        self._entered.__exit__(*exc)
         self.compilations += compilations()
-        self.also.__exit__(*exc)
 
 
 def compilations() -> int:

@@ -240,6 +240,7 @@ class GpuBenchmark:
             resolution_ns=timed.resolution_ns,
             before=timed.before,
             after=timed.after,
+            waited_frac=timed.waited_frac,
         )
         self._keep(timed, device, [f"{caveat}: {ADVICE[caveat]}" for caveat in caveats], {})
 
@@ -271,6 +272,8 @@ def _timed(record: KernelRecord) -> Timed:
         after=seen.gpu_after,
         not_captured=seen.not_captured,
         rested=seen.rested,
+        waited_frac=seen.waited_frac,
+        canary_ns=seen.canary_ns,
     )
 
 
@@ -286,6 +289,7 @@ def extra_info(timed: Timed, device: torch.device, caveats: list[str]) -> Entry:
         "graph": timed.graph,
         "not_captured": timed.not_captured,
         "rested": timed.rested,
+        "waited_frac": timed.waited_frac,
         "calls_per_sample": timed.calls_per_sample,
         "samples_by_allocation": timed.by_allocation,
         "sm_clock_hz": {when: state.sm_clock_hz if state else None for when, state in states.items()},

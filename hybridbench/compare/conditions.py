@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from hybridbench.record import Caveat, Ceilings, Environment, said_of
+from hybridbench.stats import median
 
 _BESIDE = ("fvcore", "nvidia-ml-py")
 """Packages that a record names and nothing that is timed runs."""
-DENYING = (Caveat.SHARED_GPU, Caveat.SHORT_STEP, Caveat.RECOMPILED, Caveat.BEYOND_LIMIT)
+DENYING = (Caveat.SHARED_GPU, Caveat.SHARED_CPU, Caveat.SHORT_STEP, Caveat.RECOMPILED, Caveat.BEYOND_LIMIT)
 """Caveats that deny a time: no interval knows how far off it is. Unsteady samples deny it on a CPU, where the same code
 differed by 2.4 times as other work came and went; on a GPU they widen the interval, as a clock that dropped does."""
 
@@ -35,11 +36,17 @@ def made_by(environment: Environment) -> str:
     return f"hybridbench {environment.hybridbench}, commit {environment.git_commit or 'unknown'}"
 
 
-def canaries(environment: Environment, rates: Ceilings | None) -> tuple[float, ...]:
-    """On a CPU, the rates of a product and of reading memory: how much of the machine others left in that process."""
+def canaries(environment: Environment, rates: Ceilings | None, loop_ns: Sequence[int] = ()) -> tuple[float, ...]:
+    """On a CPU, the rates of a product, of reading memory and of a fixed loop: what others left of it in that process.
+
+    Args:
+        rates: the first two, measured before the cell.
+        loop_ns: times of the loop between the cell's samples; none in records of before there was one.
+    """
     if rates is None or environment.device_kind != "cpu":
         return ()
-    return rates.matmul_flops_per_s, rates.read_bytes_per_s
+    loop = (1 / median(loop_ns),) if loop_ns else ()
+    return rates.matmul_flops_per_s, rates.read_bytes_per_s, *loop
 
 
 def denied(environment: Environment, caveats: Iterable[Caveat]) -> list[Caveat]:

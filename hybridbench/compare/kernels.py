@@ -67,7 +67,7 @@ def _cell(record: KernelRecord, asked: ComparedMetric, known: Calibrations, own:
         made_by=made_by(record.environment),
         doubts=sentences(denied(record.environment, record.caveats)) if asked.timed and ok else (),
         ran={case.op: _ran(seen)} if seen else {},
-        canaries=canaries(record.environment, seen.ceilings if seen else None) if asked.timed else (),
+        canaries=canaries(record.environment, seen.ceilings, seen.canary_ns) if asked.timed and seen else (),
     )
 
 

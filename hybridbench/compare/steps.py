@@ -55,7 +55,7 @@ def _cell(record: Record, asked: ComparedMetric, digest: str, model: str, known:
         made_by=made_by(record.environment),
         doubts=_doubts(record, asked) if ok else (),
         ran={use.op: use.ran for use in seen.backends} if seen else {},
-        canaries=canaries(record.environment, seen.ceilings if seen else None) if asked.timed else (),
+        canaries=canaries(record.environment, seen.ceilings, seen.canary_ns) if asked.timed and seen else (),
     )
 
 

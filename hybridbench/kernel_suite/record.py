@@ -99,6 +99,8 @@ class KernelObserved:
         pinned: whether they were given an earlier process's choices.
         not_captured: why calls ran eagerly that a graph should replay; None where they ran as asked.
         rested: whether rests between blocks kept the GPU below its power limit.
+        waited_frac: share of the time that threads waited for a processor, on a CPU.
+        canary_ns: how long a fixed loop took between samples, on a CPU.
     """
 
     samples_ns: list[int]
@@ -125,6 +127,8 @@ class KernelObserved:
     pinned: bool = False
     not_captured: str | None = None
     rested: bool = False
+    waited_frac: float | None = None
+    canary_ns: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,8 @@ def observed(
         pinned=pinned,
         not_captured=timed.not_captured,
         rested=timed.rested,
+        waited_frac=timed.waited_frac,
+        canary_ns=timed.canary_ns,
     )
     return seen, _caveats(one, timed, bench.device)
 
@@ -223,6 +225,7 @@ def _caveats(one: ReadyCase, timed: Timed, device: torch.device) -> list[Caveat]
             resolution_ns=max(1, timer_for(device).resolution_ns // timed.calls_per_sample),
             before=timed.before,
             after=timed.after,
+            waited_frac=timed.waited_frac,
         )
     )
     if one.agreed.against is None and one.backend.name != PLAIN:

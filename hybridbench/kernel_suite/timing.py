@@ -24,8 +24,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -36,6 +36,7 @@ from hybridbench.kernel_suite.pace import BLOCK_NS, Pace
 from hybridbench.kernel_suite.replayed import SAMPLES_PER_GRAPH, Replayed, launch_bound, samples_of
 from hybridbench.kernel_suite.warming import warm_up
 from hybridbench.measure.clock import TimedStep, Timer, nothing, timer_for
+from hybridbench.measure.cpu import CpuWatch
 from hybridbench.measure.nvml import Gpu
 from hybridbench.measure.sampling import drifts, relative_interval
 from hybridbench.record import GpuState
@@ -108,6 +109,8 @@ class Timed:
         resolution_ns: of one call: the clock's over the calls of a sample, rounded up; ns.
         not_captured: why a call runs eagerly that a graph should replay; None where it is as asked.
         rested: whether rests between blocks kept the GPU below its power limit.
+        waited_frac: share of the time that threads waited for a processor, on a CPU.
+        canary_ns: how long a fixed loop took between samples of all sides, on a CPU.
     """
 
     samples_ns: list[int]
@@ -122,6 +125,8 @@ class Timed:
     resolution_ns: int = 1
     not_captured: str | None = None
     rested: bool = False
+    waited_frac: float | None = None
+    canary_ns: list[int] = field(default_factory=list)
 
 
 def time_calls(
@@ -165,7 +170,8 @@ def interleaved(
     before = after = None
     warmup_ns, hot = 0, False
     pace = Pace(gpu, sustained=plan.sustained, now=now, sleep=sleep)
-    with own_stream(device):
+    cpu = CpuWatch() if device.type == "cpu" else None
+    with own_stream(device), cpu or nullcontext():
         flush = Flush(device) if plan.cold else None
         sides = [Sampler(make, device, plan, flush, clock, now) for make in makes]
         for number in range(plan.allocations):
@@ -180,14 +186,18 @@ def interleaved(
             if number == 0:
                 warmup_ns = now() - start_ns
                 before = gpu.state() if gpu else None
-            _sample(sides, number, pace, steady=not hot)
+            _sample(sides, number, pace, cpu or nothing, steady=not hot)
             for side in sides:
                 side.free()
             del spaced
             if all(side.out_of_time() for side in sides):
                 break
         after = gpu.state() if gpu else None
-    return [replace(side.timed(warmup_ns, before, after), rested=pace.resting) for side in sides]
+    waited_frac, canary_ns = (cpu.waited_frac, cpu.canary_ns) if cpu else (None, [])
+    return [
+        replace(side.timed(warmup_ns, before, after), rested=pace.resting, waited_frac=waited_frac, canary_ns=canary_ns)
+        for side in sides
+    ]
 
 
 @contextmanager
@@ -375,10 +385,11 @@ class Sampler:
             torch.cuda.synchronize(self._device)
 
 
-def _sample(sides: Sequence[Sampler], number: int, pace: Pace, *, steady: bool) -> None:
+def _sample(sides: Sequence[Sampler], number: int, pace: Pace, between: Callable[[], None], *, steady: bool) -> None:
     """Blocks of the sides in turn, first to last and back, until all have their share of this allocation."""
     turn = list(sides)
     while turn:
+        between()
         if pace.begins():
             for side in sides:
                 side.forget()

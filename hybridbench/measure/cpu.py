@@ -5,8 +5,8 @@ Linux keeps two times of each thread: how long it ran, and how long it could hav
 that they hold in a container too, whatever else runs on its host, and while other programs have processors that this
 one does not need they stay at nothing.
 
-What a hypervisor does is not in them. Processors of a virtual machine may share a core with another machine's, and are
-slower while that one works, of which neither is told. So a fixed loop of Python, the canary, is timed between samples.
+What a hypervisor does is not in them. Processors of a virtual machine may share a core with another machine's, which
+slows them down while it works, and neither is told. So a fixed loop of Python, the canary, is timed between samples.
 On two such processors single-threaded steps and this loop, timed in turns for a minute, were between 1 and 2 times as
 long as the shortest, and changed together: of their logarithms' standard deviations, 0.31 and 0.29, 0.04 was left in
 their ratio's.

@@ -17,6 +17,7 @@ class Caveat(StrEnum):
     CLOCK_DROPPED = "clock_dropped"
     THROTTLED = "throttled"
     SHARED_GPU = "shared_gpu"
+    SHARED_CPU = "shared_cpu"
     SHORT_STEP = "short_step"
     ENERGY_WINDOW_SHORT = "energy_window_short"
     NOT_CHECKED = "not_checked"
@@ -35,6 +36,8 @@ ADVICE: dict[Caveat, str] = {
     "ratios within this run only",
     Caveat.THROTTLED: "the GPU reported a thermal limit or a slowdown by its hardware: the card is throttled",
     Caveat.SHARED_GPU: "another process used this GPU: run again when it is idle",
+    Caveat.SHARED_CPU: "threads spent more than 10% of their time waiting for a processor that others had: run again "
+    "when the machine is idle",
     Caveat.SHORT_STEP: "a step is shorter than 50 times the clock's resolution: use a larger batch or context",
     Caveat.ENERGY_WINDOW_SHORT: "the sampled window is shorter than ten ticks of the energy counter: energy is rough",
     Caveat.NOT_CHECKED: "nothing held the results at this size to any others: kernels are known to be right up to some "

@@ -218,7 +218,9 @@ class Observed:
     ``samples_ns`` are durations of single steps in order (of whole generations for a generate workload, each of which
     decodes ``steps_per_sample`` tokens per sequence). They are empty where ``parts`` were timed in place of the whole.
     Of a case of several ranks a step's duration is that of its slowest rank, ``silent_ns`` are durations of the same
-    step without what the ranks transfer, and everything that is not in ``ranks`` is the first rank's.
+    step without what the ranks transfer, and everything that is not in ``ranks`` is the first rank's. ``waited_frac``
+    is the share of the time that this process's threads waited for a processor while it was timed on a CPU, and
+    ``canary_ns`` how long a fixed loop took between samples there (``measure.cpu``).
     """
 
     samples_ns: list[int]
@@ -246,3 +248,5 @@ class Observed:
     links: Links | None = None
     silent_ns: list[int] = field(default_factory=list)
     compiled: list[CompiledKernel] | None = None
+    waited_frac: float | None = None
+    canary_ns: list[int] = field(default_factory=list)

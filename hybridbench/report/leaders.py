@@ -23,7 +23,14 @@ from hybridbench.report.places import CONTEXT
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.units import format_number
 
-DENYING = (Caveat.UNSTEADY, Caveat.FEW_SAMPLES, Caveat.SHARED_GPU, Caveat.SHORT_STEP, Caveat.RECOMPILED)
+DENYING = (
+    Caveat.UNSTEADY,
+    Caveat.FEW_SAMPLES,
+    Caveat.SHARED_GPU,
+    Caveat.SHARED_CPU,
+    Caveat.SHORT_STEP,
+    Caveat.RECOMPILED,
+)
 """Caveats with which a median is not reproducible, so that no difference between two medians can be claimed."""
 _DIGITS = 4
 """Digits of a ratio: a graphed step is known to 0.1%."""

@@ -298,7 +298,7 @@ def test_a_metric_that_a_side_lacks_is_unknown(decodes: list[Record], again: Aga
     assert found.exit_code == 6
 
 
-@pytest.mark.parametrize("caveat", [Caveat.SHARED_GPU, Caveat.RECOMPILED])
+@pytest.mark.parametrize("caveat", [Caveat.SHARED_GPU, Caveat.SHARED_CPU, Caveat.RECOMPILED])
 def test_caveats_that_deny_a_time_deny_a_verdict_of_it(
     decodes: list[Record], again: Again, compared: Compared, caveat: Caveat
 ) -> None:
@@ -346,6 +346,24 @@ def test_a_cpu_that_was_slower_as_a_whole_denies_a_change(
     other = replace(other, environment=replace(other.environment, cores=99))
     (row,) = compared([base], [other], across=["machine"]).rows
     assert row.verdict is Verdict.WORSE  # of another machine the rates differ by right
+
+
+@pytest.mark.parametrize(
+    ("loops", "certain"), [((1e6, 1.45e6), False), ((1.45e6, 1e6), False), ((1e6, 1.01e6), True), ((1e6, None), True)]
+)
+def test_a_processor_that_was_slower_while_a_cell_was_timed_denies_a_change(
+    decodes: list[Record], again: Again, compared: Compared, loops: tuple[float, float | None], certain: bool
+) -> None:
+    """A step of 1.3 times, where the loop between its samples was 1.45 times slower; and of a side without the loop."""
+
+    def beside(record: Record, loop_ns: float | None) -> Record:
+        assert record.observed is not None
+        taken = [] if loop_ns is None else [round(loop_ns), round(9 * loop_ns), round(0.9 * loop_ns)]
+        return replace(record, observed=replace(record.observed, canary_ns=taken))
+
+    base, other = (on_cpu(again(decodes[0], scale), 45e9, 5e9) for scale in (1.0, 1.3))
+    (row,) = compared([beside(base, loops[0])], [beside(other, loops[1])]).rows
+    assert row.verdict is (Verdict.WORSE if certain else Verdict.NOISE)
 
 
 def test_unsteady_samples_on_a_cpu_deny_a_verdict(decodes: list[Record], again: Again, compared: Compared) -> None:

@@ -19,6 +19,7 @@ import torch
 from hybridbench.bench import Bench, Instruments
 from hybridbench.dialogue import Dialogue
 from hybridbench.measure.clock import ScriptedTimer
+from hybridbench.measure.cpu import Canary, CpuWatch, Waiting
 from hybridbench.record import Ceilings, Environment, Record
 from hybridbench.store import RecordWriter
 from hybridbench.suite.case import Case
@@ -88,6 +89,7 @@ class Script:
             ceilings=lambda _device, _dtype: RATES,
             count=lambda _work, _model, _resolved: [],
             kernels=lambda _work, _device: [],
+            cpu=lambda: CpuWatch(Waiting(Path("no such folder")), Canary(now=itertools.count().__next__)),
         )
         return Bench.open(kind, phase, instruments)
 

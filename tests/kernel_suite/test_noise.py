@@ -115,7 +115,10 @@ def test_allocations_of_one_process_that_differ_as_much_are_a_reason() -> None:
 def test_a_shared_gpu_comes_first_and_a_cpu_has_other_work() -> None:
     shared = [replace(record(run, ns), caveats=[Caveat.SHARED_GPU]) for run, ns in enumerate(FAR)]
     assert reasons(*shared) == ("another process used the GPU",)
-    assert reasons(*(record(run, ns, CPU) for run, ns in enumerate(FAR))) == ("other work on the same cores",)
+    on_cpu = [record(run, ns, CPU) for run, ns in enumerate(FAR)]
+    assert reasons(*on_cpu) == ("other work on the same cores",)
+    waited = [replace(one, caveats=[Caveat.SHARED_CPU]) for one in on_cpu]
+    assert reasons(*waited) == ("other programs had the processors",)
 
 
 def test_the_table_counts_the_quiet_cells_and_those_that_fill_the_gpu() -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 CARRIED = (
     "hybridbench.measure.clock",
+    "hybridbench.measure.cpu",
     "hybridbench.kernel_suite.flush",
     "hybridbench.kernel_suite.pace",
     "hybridbench.kernel_suite.warming",
