@@ -70,7 +70,11 @@ LAUNCHED = NoiseClass(
     0.42,
     "steps that wait for the host: the same generation differed by up to 1.8 times, and log 1.8 / sqrt 2 is 42%",
 )
-ON_CPU = NoiseClass("steps on a CPU", 0.03, "or the spread of their samples where that is more, and what canaries tell")
+ON_CPU = NoiseClass(
+    "steps on a CPU",
+    0.03,
+    "or the spread of their samples where that is more, and by how much fixed work beside them differs",
+)
 KERNELS = NoiseClass("kernels by themselves on a GPU", 0.027, "the SSD scan, 4 x 8k, tuned in each process")
 PRODUCTS = NoiseClass("products by themselves on a GPU", 0.059, CLOCKS_MOVED.source)
 RESTED = NoiseClass(
