@@ -93,15 +93,15 @@ def _reasons(runs: Sequence[KernelRecord], seen: Sequence[KernelObserved], betwe
     caveats = {caveat for record in runs for caveat in record.caveats}
     found = [
         *(["another process used the GPU"] if Caveat.SHARED_GPU in caveats else []),
-        *(["other programs had the processors"] if Caveat.SHARED_CPU in caveats else []),
         *_tuning(seen),
         *_blocks(seen),
         *_launches(runs, seen),
         *_clocks(seen),
         *_placement(seen, between),
     ]
-    if runs[0].environment.device_kind == "cpu" and Caveat.SHARED_CPU not in caveats:
-        found.append("other work on the same cores")
+    if runs[0].environment.device_kind == "cpu":
+        waited = Caveat.SHARED_CPU in caveats
+        found.append("other programs had the processors" if waited else "other work on the same cores")
     return found or ["nothing in the records tells why"]
 
 

@@ -109,7 +109,8 @@ class Timed:
         resolution_ns: of one call: the clock's over the calls of a sample, rounded up; ns.
         not_captured: why a call runs eagerly that a graph should replay; None where it is as asked.
         rested: whether rests between blocks kept the GPU below its power limit.
-        waited_frac: share of the time that threads waited for a processor, on a CPU.
+        waited_frac: share of the time that threads waited for a processor, on a CPU, from the first warm-up to the last
+            sample of all sides.
         canary_ns: how long a fixed loop took between samples of all sides, on a CPU.
     """
 

@@ -22,9 +22,9 @@ TICKS_PER_WINDOW = 10
 WAITED_FRAC = 0.1
 """From here on a cell is called disturbed, which is cautious.
 
-On two cores, beside a program with one of them for 5 to 50% of the time, medians of a matrix product over a second were
-mostly within 4% of those before and after, and its threads spent 2 to 20% of their time waiting; beside one with it all
-the time they were 2.9 to 3.2 times as long, and its threads waited for 33 to 34%; alone for 0.1 to 1.7%.
+On two cores, beside a program with one of them for 5 to 50% of the time, medians of a product by two threads over a
+second were mostly within 4% of those before and after, and its threads spent 2 to 20% of their time waiting; beside one
+with it all the time they were 2.9 to 3.2 times as long, and its threads waited for 33 to 34%; alone for 0.1 to 1.7%.
 """
 
 

@@ -1,15 +1,23 @@
-"""Threads of this process that wait for a processor are seen, and how fast the processor is."""
+"""Threads of this process that wait for a processor are seen, and how fast it is; records say both."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from hybridbench.arch.families import Options, pattern_spec
+from hybridbench.bench import Bench, Instruments, run_case
+from hybridbench.kernel_suite import timing
+from hybridbench.kernel_suite.cell import FORWARD, Budget, Cell
+from hybridbench.kernel_suite.run import run_cell
 from hybridbench.measure.cpu import THREADS, Canary, CpuWatch, Waiting
+from hybridbench.problem import Problem
+from hybridbench.record import Caveat
+from hybridbench.suite.case import Case, Execution, Sampling
+from hybridbench.suite.workloads import DECODE, Workload
 
 
 def write(folder: Path, **threads: tuple[int, int]) -> None:
@@ -59,12 +67,6 @@ def test_a_program_on_the_same_core_is_seen() -> None:
     assert 0.3 < float(done.stdout) < 1
 
 
-def test_waiting_for_time_to_pass_is_not_waiting_for_a_processor() -> None:
-    with Waiting() as waiting:
-        time.sleep(0.2)
-    assert waiting.frac is None or 0 <= waiting.frac <= 1
-
-
 def test_the_loop_is_timed_at_each_call_and_takes_as_long_again() -> None:
     ticks = iter((5, 25, 100, 140))
     scripted = Canary(now=lambda: next(ticks))
@@ -85,3 +87,37 @@ def test_a_watch_says_both(tmp_path: Path) -> None:
         watch()
     assert watch.waited_frac == 0.25
     assert watch.canary_ns == [10, 10]
+
+
+class Waited(Waiting):
+    """Threads that waited for half of their time."""
+
+    def __exit__(self, *exc: object) -> None:
+        self.frac = 0.5
+
+
+def test_a_step_on_a_cpu_is_recorded_with_both_and_doubted_where_its_threads_waited() -> None:
+    model, sampling = pattern_spec("*-", "tiny", Options(vocab_size=64)), Sampling(min_samples=2, max_samples=2)
+    case = Case(model, Workload(DECODE, 16, 1), Execution("cpu", "float32", "eager"), sampling=sampling)
+    for waiting, doubted in ((Waited(), True), (Waiting(Path("no such folder")), False)):
+        watch = CpuWatch(waiting)
+        tools = Instruments(
+            ceilings=lambda *_: None, count=lambda *_: [], kernels=lambda *_: [], cpu=lambda watch=watch: watch
+        )
+        observed, caveats = run_case(case, Bench.open("cpu", lambda _name: None, tools))
+        assert observed.waited_frac == (0.5 if doubted else None)
+        assert (Caveat.SHARED_CPU in caveats) == doubted
+        assert observed.canary_ns == watch.canary_ns
+        assert len(observed.canary_ns) >= 2
+
+
+def test_a_kernel_on_a_cpu_is_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem("cpu", "float32", d_model=8, width=8, length=4, batch=1)
+    cell = Cell("product", "torch", problem, FORWARD, Budget(max_time_s=0.01, min_samples=3, max_samples=3))
+    bench = Bench.open("cpu", lambda _name: None, Instruments(ceilings=lambda *_: None))
+    observed, _ = run_cell(cell, bench)
+    assert len(observed.canary_ns) >= 2
+    monkeypatch.setattr(timing, "CpuWatch", lambda: CpuWatch(Waited()))
+    observed, caveats = run_cell(cell, bench)
+    assert observed.waited_frac == 0.5
+    assert Caveat.SHARED_CPU in caveats
