@@ -19,6 +19,21 @@ def wait(PDL: tl.constexpr) -> None:
     The order matters: code before the wait overlaps only the previous kernel, so it may read whatever that kernel does
     not write.
     """
+    wait_alone(PDL)
+    let_next(PDL)
+
+
+@jit
+def wait_alone(PDL: tl.constexpr) -> None:
+    """The first half of ``wait``. Programs of the next kernel that start early take the SMs that have room then, which
+    are few while this one runs, and stay there; so it may be better to ``let_next`` at the end.
+    """
     if PDL:
         gdc_wait()
+
+
+@jit
+def let_next(PDL: tl.constexpr) -> None:
+    """The second half of ``wait``. A program that ends has let the next kernel start in any case."""
+    if PDL:
         gdc_launch_dependents()

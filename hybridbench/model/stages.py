@@ -144,6 +144,8 @@ class Stages(StateStages, SummedStages):
         ring = self._rings.index((cache.sinks, cache.ring))
         turn = self.turn[self._turns.index((spec.rope, P))] if spec.rope is not None else self.turn[0]
         part, count = self._parts("qkv", tiles, tiling, 2 * half)
+        room = tiling.room_beside(tiles * tiling.splits, self.n_sms, self.tokens, w.matrix_RK.element_size())
+        plan = self._attention_plan((H, K, P, V, cache.k_BSKP.shape[1]), cache.k_BSKP, room)
         self._launch(
             triton_mixers.project_qkv,
             tiles * tiling.splits,
@@ -172,9 +174,9 @@ class Stages(StateStages, SummedStages):
             **self._consumed(),
             HALF=half,
             ROTATES=spec.rope is not None,
+            LATE=plan.late,
             **tiling.constants,
         )
-        plan = self._attention_plan(H, K, P, V, cache.k_BSKP.shape[1], cache.k_BSKP)
         length_B, pdl = self.length[ring], self._overlaps()
         self.reads.append(AttentionRead(q_BHP, cache, length_B, out_BHV, norm_eps))
 
@@ -196,12 +198,12 @@ class Stages(StateStages, SummedStages):
         self.compilations.append(lambda: attend(compile_only=True))
         return out_BHV.flatten(1)
 
-    def _attention_plan(self, H: int, K: int, P: int, V: int, slots: int, like: Tensor) -> DecodePlan:
-        """A plan that all attentions of one size share, since they follow one another."""
-        sizes = H, K, P, V, slots
-        if sizes not in self._plans:
-            self._plans[sizes] = DecodePlan.make(self.B, *sizes, like)
-        return self._plans[sizes]
+    def _attention_plan(self, sizes: tuple[int, int, int, int, int], like: Tensor, room: int) -> DecodePlan:
+        """A plan that all attentions of one size share, since they follow one another: H, K, P, V and slots."""
+        key = *sizes, room
+        if key not in self._plans:
+            self._plans[key] = DecodePlan.make(self.B, *sizes, like, room=room)
+        return self._plans[key]
 
     def mamba2(self, module: Mamba2Module, cache: RecurrentCache, *, norm: str, eps: float) -> tuple[Tensor, Tensor]:
         """Projection with convolution, then the state's update; y (B, I) and the sums of squares of its heads."""

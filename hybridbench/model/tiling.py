@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from hybridbench.sizes import FEW_TOKENS
 
+SM_SHARED = 228 << 10
+"""Bytes of shared memory of a Hopper SM. A program takes 1 KiB more than it asks for."""
+
 PROGRAM_SHARED = 104 << 10
 """Bytes of shared memory of one program's stages. Two programs fit on a Hopper SM; one may be the next kernel's."""
 
@@ -45,18 +48,22 @@ class Tiling:
             tokens: rows of x in a tile (``token_tile``).
             size: bytes of a weight. Of one byte twice as many columns or steps are loaded at a time, so that as many
                 bytes are in flight; not of the head, whose first columns fill the registers already. Two warps convert
-                a tile of 32 rows. And above 8 tokens all tiles have 32 rows, which ``mma`` multiplies: wgmma, which
-                takes 64, reads a converted weight from registers, for which 16 tokens took 250 a thread and copies of
-                8 bytes.
+                a tile of 32 rows. And above 8 tokens tiles have 32 rows, which ``mma`` multiplies, or 64 of two warps:
+                wgmma, which takes 64 of four, reads a converted weight from registers, for which 16 tokens took 250 a
+                thread and copies of 8 bytes.
         """
         if tokens > FEW_TOKENS:
             return cls._for_many(n_rows, k, n_sms, tokens, size)
+        if tokens > 8 and size > 1:
+            return cls._for_sixteen(n_rows, k, n_sms)
         twice, slim = 2 if size == 1 else 1, size == 1 and tokens > 8
         if n_rows >= 256 * n_sms:
-            return cls(32 if slim else 64, 1, _dividing(k, 256), 4, 4)
+            return cls(64, 1, _dividing(k, 256), 3, 2) if slim else cls(64, 1, _dividing(k, 256), 4, 4)
+        if n_rows >= 90 * n_sms and k >= 3072 and size > 1:
+            return cls(64, 1, _dividing(k, 128), 6, 4)
         if n_rows >= 110 * n_sms and not slim:
             return cls(64, 1, _dividing(k, 128), 6, 4) if size == 1 else cls(128, 1, _dividing(k, 64), 4, 4)
-        rows = 64 if n_rows <= k and k >= 4096 and not slim else 32
+        rows = 64 if n_rows <= k and max(k, n_rows + 1024) >= 4096 and not slim else 32
         block_k, tiles, splits = _dividing(k, 128 * twice), -(-n_rows // rows), 1
         enough = (1.25 if n_rows > k else 0.9) * n_sms
         while k // (2 * splits) >= 256 and (tiles * splits < enough or (n_rows <= k and k / splits > 1100)):
@@ -64,7 +71,21 @@ class Tiling:
         if size == 1 and rows == 64:
             return cls(rows, splits, _dividing(k, 128), 6, 4)
         ahead = 3 * rows * block_k * size * tiles * splits / n_sms
-        return cls(rows, splits, block_k, 6 if ahead < 30_000 else 4, 2 if size == 1 and tokens <= 8 else 4)
+        return cls(rows, splits, block_k, 6 if ahead < 30_000 else 4, 2 if size == 1 else 4)
+
+    @classmethod
+    def _for_sixteen(cls, n_rows: int, k: int, n_sms: int) -> Tiling:
+        """9 to 16 sequences: rules derived from searches on an H200 at 350m, 1b and 3b.
+
+        Tiles of 64 rows, which wgmma multiplies, took less than those of 32: 2560 x 1536 4.9 us against 6.0, 16384 x
+        3072 25.0 against 27.7, the head at 350m 100 against 111. Of these scales' products in_proj at 1b alone makes
+        its step faster with 32, by 0.9%. Where an SM has more than one program three stages suffice.
+        """
+        if n_rows >= 256 * n_sms:
+            return cls(64, 1, _dividing(k, 64), 8, 4)
+        block_k, tiles = _dividing(k, 128), -(-n_rows // 64)
+        splits = max(1, min(4, 3 * n_sms // (2 * tiles), k // max(256, block_k)))
+        return cls(64, splits, block_k, 3 if tiles * splits > 1.4 * n_sms else 5, 4)
 
     @classmethod
     def _for_many(cls, n_rows: int, k: int, n_sms: int, tokens: int, size: int) -> Tiling:
@@ -91,6 +112,17 @@ class Tiling:
         room = 2 * PROGRAM_SHARED - (16 << 10) if alone else PROGRAM_SHARED
         return cls(rows, splits, block_k, max(2, min(8, room // stage)), 4 if tokens <= 128 else 8)
 
+    def room_beside(self, programs: int, n_sms: int, tokens: int, size: int = 2) -> int:
+        """Bytes of shared memory that so many programs of a product leave on the SM that has the most of them.
+
+        Args:
+            tokens, size: as of ``choose``.
+        """
+        # of 9 to 16 tokens wgmma reads the first block of columns from shared memory too
+        stages = self.stages + (8 < tokens <= FEW_TOKENS and self.rows >= 64)
+        shared = stages * (self.rows * size + tokens * 2) * self.block_k
+        return SM_SHARED - -(-programs // n_sms) * (shared + 1024)
+
     @property
     def constants(self) -> dict[str, int]:
         """What a kernel is compiled with, without its rows."""
@@ -101,14 +133,16 @@ def state_tiling(head_dim: int, d_state: int, *, whole: bool = False) -> Tiling:
     """How the update of a state (head_dim, d_state) is cut: ``rows`` of one head a program, 32 elements a thread.
 
     With 64 a thread an H200 moves 2.8 TB/s, with 32 it moves 3.3 to 3.6 (64 rows of 128 columns, 64 and 128
-    sequences). So wider states have fewer rows.
+    sequences), and steps of 1 to 16 sequences take 1 to 3% less. So wider states have fewer rows, and of 256 columns
+    four warps 16, which took 106 us a launch at 3b where eight took 124 for 32 (64 sequences).
 
     Args:
         whole: a program goes over its whole head, some rows after the other with the next ones in flight.
     """
     columns = power_of_two(d_state)
-    rows = _dividing(head_dim, min(32 if whole else 64, max(1, 8 * 32 * 32 // columns)))
-    warps = max(1, min(8, rows * columns // (32 * 32)))
+    most = 8 if whole or columns <= 128 else 4
+    rows = _dividing(head_dim, min(32 if whole else 64, max(1, most * 32 * 32 // columns)))
+    warps = max(1, min(most, rows * columns // (32 * 32)))
     return Tiling(rows, 1, columns, 3, warps)
 
 

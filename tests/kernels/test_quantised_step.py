@@ -55,7 +55,7 @@ def test_codes_of_keys_are_loaded_asynchronously_and_leave_room_for_two_programs
 
     P = V = 64
     constants = {"q_stride_h": P, "k_stride_s": 8 * P, "k_stride_k": P, "v_stride_s": 8 * V, "v_stride_k": V, "K": 8}
-    constants |= {"R": 4, "P": P, "V": V, "SPLITS": 32, "SPLITS_TILE": 32, "R_TILE": 4, "ROWS": 16, "HEAD_NORM": False}
+    constants |= {"R": 4, "P": P, "V": V, "SPLITS": 32, "CHUNK": 32, "R_TILE": 4, "ROWS": 16, "HEAD_NORM": False}
     constants |= {"P_TILE": triton.next_power_of_2(P), "V_TILE": triton.next_power_of_2(V), "PDL": True}
     block = triton_decode.block_size(P, V, 1, pairs=16, slots=10**6, n_sms=132)
     constants |= {"BLOCK": block, "STAGES": triton_decode.STAGES}

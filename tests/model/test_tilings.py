@@ -199,8 +199,9 @@ def test_states_are_cut_into_rows_that_divide_a_head() -> None:
         found = candidates(("state", head, columns), rule, 64, 132)
         assert rule not in found
         assert all(head % one.rows == 0 for one in [rule, *found])
-    for head, columns in ((128, 128), (192, 256)):
-        assert state_tiling(head, columns).rows * columns == 32 * 32 * 8
+    for head, columns, warps in ((128, 128, 8), (192, 256, 4)):
+        rule = state_tiling(head, columns)
+        assert (rule.rows * columns, rule.warps) == (32 * 32 * warps, warps)
 
 
 def test_a_search_says_how_long_it_takes() -> None:

@@ -137,6 +137,7 @@ def decode(pdl: bool) -> None:
 def fused_step(pdl: bool) -> None:
     """A fused decode step of every kind of block that it has."""
     from hybridbench.arch.families import Options, pattern_spec
+    from hybridbench.kernels.attention.triton_decode import stated_multiprocessors
     from hybridbench.model import fused
     from hybridbench.model.build import build_model, resolve_backends
     from hybridbench.model.tiling import Tiling
@@ -155,6 +156,7 @@ def fused_step(pdl: bool) -> None:
         ("M-*-", Options(), plain, B),
         ("M-*-", Options(), plain, MANY),
         ("M-*-", Options(), Always(), B),  # every product cut along K
+        ("M-", Options(), plain, 3),  # whole heads' states: halves would leave a third of 132 SMs without work
         ("S-", Options(window=512, sinks=64), plain, B),
         ("(*&M)-", Options(), plain, B),
         ("(*&M)-", Options(), plain, MANY),
@@ -170,7 +172,8 @@ def fused_step(pdl: bool) -> None:
         model = build_model(case, resolve_backends(case))  # its weights are on the meta device until it is allocated
         token, position = torch.empty(2, sequences, dtype=torch.int64)
         caches = model.new_caches(sequences, 8, case.execution.storage)
-        fused.FusedStep(model, caches, token, position, advance=True, pdl=pdl, tilings=tilings)()
+        with stated_multiprocessors(132):
+            fused.FusedStep(model, caches, token, position, advance=True, pdl=pdl, tilings=tilings)()
 
 
 def quantised_step(pdl: bool) -> None:

@@ -41,8 +41,59 @@ PROGRAMS_PER_SM = 2
 STAGES = 4
 """Blocks of the cache in flight or in use at a time, one of them in registers."""
 
+COMBINED = 128 * 128
+"""Elements of partial outputs that one program adds up at a time, 128 a thread. Half as many took up to 1.7 times as
+long on an H200 (one sequence of 4k, values 192 wide: 17.5 us a launch against 13.2); all of them spilled, 86 us."""
+
+SMALL_PROGRAM = ((STAGES - 1) * 16 + 4 + 1) << 10
+"""Bytes of shared memory that a program with stages of 16 KiB takes of an SM."""
+
+WINDOW_SLOTS = 1024
+"""Up to as many slots a cache is short: a program has a few blocks of it at most."""
+
 MAX_SPLITS = 128
 """More partials than this cost more to combine than they gain."""
+
+
+@jit
+def combined(
+    part_ptr: tl.tensor,
+    lse_ptr: tl.tensor,
+    row: tl.tensor,
+    row_ok: tl.tensor,
+    used: tl.tensor,
+    V: tl.constexpr,
+    V_TILE: tl.constexpr,
+    R_TILE: tl.constexpr,
+    CHUNK: tl.constexpr,
+) -> tl.tensor:
+    """Partial outputs (rows, splits, V) of some rows, weighted by their log-sum-exps, (R_TILE, V_TILE).
+
+    CHUNK splits are added up at a time: all 66 of one sequence with values 192 wide would take a thread 1,024
+    registers.
+    """
+    v = tl.arange(0, V_TILE)
+    top = tl.full((R_TILE,), float("-inf"), tl.float32)
+    total = tl.zeros((R_TILE,), tl.float32)
+    out = tl.zeros((R_TILE, V_TILE), tl.float32)
+    for first in tl.range(0, used, CHUNK, num_stages=1):
+        split = first + tl.arange(0, CHUNK)
+        ok = row_ok[:, None] & (split < used)[None, :]
+        at = row[:, None] + split[None, :]
+        lse = tl.load(lse_ptr + at, mask=ok, other=float("-inf"), cache_modifier=".cg")
+        parts = tl.load(
+            part_ptr + at[:, :, None] * V + v[None, None, :],
+            mask=ok[:, :, None] & (v < V)[None, None, :],
+            other=0.0,
+            cache_modifier=".cg",
+        )
+        # a padding row has no splits: its shares are 0, and not of -inf less -inf
+        new_top = tl.where(row_ok, tl.maximum(top, tl.max(lse, 1)), 0.0)
+        share, keep = tl.exp2(lse - new_top[:, None]), tl.exp2(top - new_top)
+        total = total * keep + tl.sum(share, 1)
+        out = out * keep[:, None] + tl.sum(parts * share[:, :, None], 1)
+        top = new_top
+    return out / tl.where(row_ok, total, 1.0)[:, None]
 
 
 @jit
@@ -72,7 +123,7 @@ def attention_decode_kernel(
     P: tl.constexpr,
     V: tl.constexpr,
     SPLITS: tl.constexpr,
-    SPLITS_TILE: tl.constexpr,
+    CHUNK: tl.constexpr,
     R_TILE: tl.constexpr,
     ROWS: tl.constexpr,
     P_TILE: tl.constexpr,
@@ -161,46 +212,77 @@ def attention_decode_kernel(
     if tl.atomic_add(count_ptr + pair, 1, sem="acq_rel", scope="gpu") != used - 1:
         return
     tl.store(count_ptr + pair, 0)  # for the next launch
-    i = tl.arange(0, SPLITS_TILE)
     query = tl.arange(0, R_TILE)
     query_ok = query < R
-    at = (pair.to(tl.int64) * R + query)[:, None] * SPLITS + i[None, :]
-    ok = query_ok[:, None] & (i < used)[None, :]
-    parts = tl.load(
-        part_ptr + at[:, :, None] * V + v[None, None, :],
-        mask=ok[:, :, None] & (v < V)[None, None, :],
-        other=0.0,
-        cache_modifier=".cg",
-    )
-    lse = tl.load(lse_ptr + at, mask=ok, other=float("-inf"), cache_modifier=".cg")
-    # a padding row has no splits: its shares are 0, not 0 / 0
-    share = tl.exp2(lse - tl.where(query_ok, tl.max(lse, 1), 0.0)[:, None])
-    share = share / tl.where(query_ok, tl.sum(share, 1), 1.0)[:, None]
-    out = tl.sum(parts * share[:, :, None], 1)
+    row = (pair.to(tl.int64) * R + query) * SPLITS
+    out = combined(part_ptr, lse_ptr, row, query_ok, used, V, V_TILE, R_TILE, CHUNK)
     if HEAD_NORM:
         out = out * tl.rsqrt(tl.sum(out * out, 1) / V + eps)[:, None]
     at = out_ptr + (pair.to(tl.int64) * R + query)[:, None] * V + v[None, :]
     tl.store(at, as_pointed(out, out_ptr), mask=query_ok[:, None] & (v < V)[None, :])
 
 
-def block_size(head_dim: int, v_head_dim: int, element_bytes: int, pairs: int, slots: int, n_sms: int) -> int:
+def block_size(
+    head_dim: int, v_head_dim: int, element_bytes: int, pairs: int, slots: int, n_sms: int, room: int = 0
+) -> int:
     """Cache slots per step of the loop, a power of two.
 
-    One stage of keys and values takes 32 KiB of shared memory, so that with ``STAGES`` at most ``PROGRAMS_PER_SM``
-    programs fit on a Hopper SM. If more fitted, programs that start while the previous kernel still runs would crowd
-    onto the first free SMs, and the others would wait for those. Short caches use smaller blocks, to have a program for
-    every SM. 16 slots are the least of a tensor-core product.
+    One stage of keys and values takes ``stage_bytes`` of shared memory. Short caches use smaller blocks, to have a
+    program for every SM. 16 slots are the least of a tensor-core product.
 
     Args:
         pairs: batch times KV heads.
         slots: S, the size of the cache.
+        room: as of ``DecodePlan.make``.
     """
     row_bytes: int = (triton.next_power_of_2(head_dim) + triton.next_power_of_2(v_head_dim)) * element_bytes
-    block = min(256, max(16, 32768 // row_bytes))
+    block = min(256, max(16, stage_bytes(row_bytes, element_bytes, pairs, n_sms, room) // row_bytes))
     block = 1 << (block.bit_length() - 1)
     while block > 32 and pairs * math.ceil(slots / block) < PROGRAMS_PER_SM * n_sms:
         block //= 2
     return block
+
+
+def stage_bytes(row_bytes: int, element_bytes: int, pairs: int, n_sms: int, room: int = 0) -> int:
+    """Bytes of keys and values in one stage: 32 KiB, or 16 KiB where a whole step is faster with them.
+
+    With 32 KiB and ``STAGES`` at most ``PROGRAMS_PER_SM`` programs fit on a Hopper SM. If more fit, programs that start
+    while the product before still runs crowd onto the SMs that are free first, and the others wait for those. But then
+    the next product's programs fit too, and load their first weights meanwhile. Measured on an H200 at 4k, heads of 64:
+
+    - up to 8 sequences 16 KiB take 5 to 8% off a step at 1b, where every SM has room for two programs beside the
+      product's, and add 7% at 350m, where some have not;
+    - of 16 sequences they add 13% at 1b;
+    - of 64, with more programs than fit at a time, they take off 1 to 4% at 1b and 3 to 5% at 350m.
+
+    With heads of 96 steps were up to 21% slower with 16 KiB. Codes of 16 sequences are read after the product
+    (``starts_late``): their step took 3% less with 16 KiB.
+
+    Args:
+        row_bytes: of one slot's key and value of one head, each padded to a power of two.
+        element_bytes: 1 of codes.
+        pairs: batch times KV heads.
+        room: as of ``DecodePlan.make``.
+    """
+    many = 2 * pairs > n_sms
+    if element_bytes == 1:
+        small = many
+    elif row_bytes > 256:
+        small = False
+    else:
+        small = pairs >= PROGRAMS_PER_SM * n_sms if many else room > PROGRAMS_PER_SM * SMALL_PROGRAM
+    return (16 if small else 32) << 10
+
+
+def starts_late(element_bytes: int, pairs: int, slots: int, n_sms: int) -> bool:
+    """Whether programs should start when the product before is done, for which ``project_qkv`` has LATE.
+
+    Then all SMs have room, and programs are spread evenly. That is worth more than an early start where a program has
+    one or two blocks, as of a window, and where codes of many sequences are read: on an H200 at 1b, swa's step of 4
+    sequences took 1 to 2% less, and one of 16 with codes 2%. Elsewhere it changes little, and of one sequence it costs
+    2 to 3%.
+    """
+    return (slots <= WINDOW_SLOTS and 8 * pairs >= n_sms) or (element_bytes == 1 and 2 * pairs > n_sms)
 
 
 def split_count(pairs: int, slots: int, block: int, n_sms: int) -> int:
@@ -247,22 +329,33 @@ class DecodePlan:
     block: int
     warps: int
     stages: int
+    chunk: int
+    late: bool
     part: Tensor
     lse: Tensor
     count: Tensor
 
     @classmethod
     def make(
-        cls, B: int, H: int, K: int, P: int, V: int, S: int, like: Tensor, *, splits: int | None = None
+        cls, B: int, H: int, K: int, P: int, V: int, S: int, like: Tensor, *, splits: int | None = None, room: int = 0
     ) -> DecodePlan:
-        """A plan for caches (B, S, K, P) and (B, S, K, V) in the dtype and on the device of ``like``, a cache."""
+        """A plan for caches (B, S, K, P) and (B, S, K, V) in the dtype and on the device of ``like``, a cache.
+
+        Args:
+            splits: splits per (sequence, KV head) pair; chosen by ``split_count`` when None.
+            room: bytes of shared memory that the launch before leaves on the fullest SM; 0 where none is known.
+        """
         n_sms = multiprocessors(like.device)
-        block = block_size(P, V, like.element_size(), B * K, S, n_sms)
+        block = block_size(P, V, like.element_size(), B * K, S, n_sms, room)
         if splits is None:
             splits = split_count(B * K, S, block, n_sms)
+        tile = triton.next_power_of_2(H // K) * triton.next_power_of_2(V)
+        chunk = max(1, min(triton.next_power_of_2(splits), COMBINED // tile))
         part = torch.empty(B * H * splits, V, device=like.device, dtype=torch.float32)
         lse = torch.empty(B * H * splits, device=like.device, dtype=torch.float32)
-        return cls(splits, block, 4, STAGES, part, lse, torch.zeros(B * K, dtype=torch.int32, device=like.device))
+        count = torch.zeros(B * K, dtype=torch.int32, device=like.device)
+        late = starts_late(like.element_size(), B * K, S, n_sms)
+        return cls(splits, block, 4, STAGES, chunk, late, part, lse, count)
 
 
 def launch_attention_decode(
@@ -317,7 +410,7 @@ def launch_attention_decode(
         P=P,
         V=V,
         SPLITS=plan.splits,
-        SPLITS_TILE=triton.next_power_of_2(plan.splits),
+        CHUNK=plan.chunk,
         R_TILE=triton.next_power_of_2(R),
         ROWS=max(16, triton.next_power_of_2(R)),  # 16 rows is the least a tensor-core product takes
         P_TILE=max(16, triton.next_power_of_2(P)),

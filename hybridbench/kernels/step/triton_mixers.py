@@ -21,7 +21,7 @@ from hybridbench.kernels.step.triton_product import (
     sum_of_parts,
 )
 from hybridbench.kernels.triton_jit import jit
-from hybridbench.kernels.triton_launch import wait
+from hybridbench.kernels.triton_launch import let_next, wait, wait_alone
 from hybridbench.kernels.triton_narrow import as_pointed
 
 LARGEST = tl.constexpr(448.0)
@@ -82,13 +82,14 @@ def project_qkv(
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
     ROTATES: tl.constexpr,
+    LATE: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
     """The norm, the fused projection, rotary, and the stores of the new key and value into their slot.
 
     A tile is ``HALF`` rows of the lower half of one head and their partners in its upper half. The weight's rows are H
     query heads and K key heads of width P, and K value heads of width V. Where the cache holds codes, the scales of
-    keys and of values are (B, K).
+    keys and of values are (B, K). With LATE the attention's programs start when the product is done.
     """
     split = tl.program_id(0) % SPLITS
     tile = tl.program_id(0) // SPLITS
@@ -109,7 +110,9 @@ def project_qkv(
     low = (split * (D // BLOCK_K) // SPLITS) * BLOCK_K
     high = ((split + 1) * (D // BLOCK_K) // SPLITS) * BLOCK_K
     first_w = first_weights(w_ptr, row, pair_ok, low, D, BLOCK_K)
-    wait(PDL)
+    wait_alone(PDL)
+    if not LATE:
+        let_next(PDL)
     squares = early_squares(squares_ptr, PARTS, PARTS_TILE, B, TOKENS)
     b = tl.arange(0, TOKENS)
     slot = tl.load(slot_ptr + b, mask=b < B, other=0)
@@ -121,6 +124,8 @@ def project_qkv(
         cos = tl.load(turn, mask=turn_ok, other=1.0)
         sin = tl.load(turn + TURN_PAIRS, mask=turn_ok, other=0.0)
     acc = product_after(first_w, xw_ptr, w_ptr, row, pair_ok, low, high, D, D, B, TOKENS, BLOCK_K, STAGES)
+    if LATE:
+        let_next(PDL)
     if SPLITS > 1:
         if not last_to_arrive(acc, part_ptr, count_ptr, tile, split, SPLITS, 2 * HALF, TOKENS):
             return
