@@ -77,9 +77,10 @@ class Tiling:
     def _for_sixteen(cls, n_rows: int, k: int, n_sms: int) -> Tiling:
         """9 to 16 sequences: rules derived from searches on an H200 at 350m, 1b and 3b.
 
-        Tiles of 64 rows, which wgmma multiplies, took less than those of 32: 2560 x 1536 4.9 us against 6.0, 16384 x
-        3072 25.0 against 27.7, the head at 350m 100 against 111. Of these scales' products in_proj at 1b alone makes
-        its step faster with 32, by 0.9%. Where an SM has more than one program three stages suffice.
+        Tiles of 64 rows, which wgmma multiplies, took least: 2560 x 1536 4.9 us against 6.0 with 32 rows, 16384 x 3072
+        25.0 against 27.7 with 128. The head at 350m took 100 with 64 columns and eight stages, 111 with 256 and four.
+        in_proj gains nothing: at 1b its step is 0.9% faster with 32 rows, at 350m 0.4% slower. Where an SM has more
+        than one program three stages suffice.
         """
         if n_rows >= 256 * n_sms:
             return cls(64, 1, _dividing(k, 64), 8, 4)
@@ -133,7 +134,7 @@ def state_tiling(head_dim: int, d_state: int, *, whole: bool = False) -> Tiling:
     """How the update of a state (head_dim, d_state) is cut: ``rows`` of one head a program, 32 elements a thread.
 
     With 64 a thread an H200 moves 2.8 TB/s, with 32 it moves 3.3 to 3.6 (64 rows of 128 columns, 64 and 128
-    sequences), and steps of 1 to 16 sequences take 1 to 3% less. So wider states have fewer rows, and of 256 columns
+    sequences). So wider states have fewer rows, and of 256 columns
     four warps 16, which took 106 us a launch at 3b where eight took 124 for 32 (64 sequences).
 
     Args:

@@ -213,6 +213,32 @@ def test_compiles_for_hopper_with_its_loads_in_flight(P: int, V: int) -> None:
     assert compiled.metadata.shared * (triton_decode.PROGRAMS_PER_SM + 1) > 228 << 10
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_attention_starts_before_or_after_the_product(late: bool) -> None:
+    from hybridbench.kernels.step import triton_mixers
+
+    constants = {"D": 2048, "H": 32, "K": 8, "P": 64, "V": 64, "TURN_PAIRS": 32, "PARTS": 32, "PARTS_TILE": 32}
+    constants |= {"B": 4, "TOKENS": 8, "HALF": 16, "SPLITS": 2, "BLOCK_K": 128, "STAGES": 4, "ROTATES": True}
+    constants |= {"LATE": late, "PDL": True, "scale_ptr": None, "k_scale_ptr": None, "v_scale_ptr": None}
+    types = TYPES | {"turn_ptr": "*fp32", "slot_ptr": "*i64"}
+    ptx = for_hopper(triton_mixers.project_qkv, constants, types).asm["ptx"]
+    starts, wait = ptx.index("griddepcontrol.launch_dependents"), ptx.index("griddepcontrol.wait")
+    assert ptx.count("griddepcontrol.launch_dependents") == 1
+    assert wait < starts
+    assert (starts > ptx.rindex("mma.sync")) is late
+    assert starts < ptx.index("acq_rel", wait), "before the parts are added up"
+
+
+def test_what_is_short_or_of_codes_starts_late() -> None:
+    from hybridbench.kernels.attention.triton_decode import starts_late
+
+    assert starts_late(2, pairs=32, slots=576, n_sms=132)
+    assert not starts_late(2, pairs=8, slots=576, n_sms=132)
+    assert not starts_late(2, pairs=128, slots=4096, n_sms=132)
+    assert starts_late(1, pairs=128, slots=8192, n_sms=132)
+    assert not starts_late(1, pairs=32, slots=8192, n_sms=132)
+
+
 def test_weights_are_loaded_before_the_wait() -> None:
     """Programmatic dependent launch gains nothing unless what comes before the wait stays there."""
     from hybridbench.kernels.step import triton_dense

@@ -167,6 +167,12 @@ def test_a_step_says_where_its_tilings_come_from_and_which_launches_are_of_a_pro
     assert step(64, dict(rules.cut)).tiled_by == "tilings searched"
 
 
+@pytest.mark.parametrize(("batch", "halves"), [(1, True), (3, False), (4, True), (16, True), (64, True)])
+def test_heads_are_updated_by_halves_where_those_fill_the_gpu_evenly(batch: int, halves: bool) -> None:
+    """32 heads of a sequence on 132 SMs: 3 sequences have 192 halves, 1.45 a multiprocessor, and 4 have 256, 1.94."""
+    assert any(name == "state" for name, _, _ in step(batch, None, "M-").cut) is halves
+
+
 @pytest.mark.parametrize("mixer", ["M", "(*&M)", "m", "3", "G", "K", "L", "7"])
 def test_every_product_of_a_step_can_be_named_to_be_searched(mixer: str) -> None:
     names = {key[0] for batch in (4, 64) for key in step(batch, None, f"{mixer}-*-").cut}

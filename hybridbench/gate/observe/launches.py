@@ -156,7 +156,7 @@ def fused_step(pdl: bool) -> None:
         ("M-*-", Options(), plain, B),
         ("M-*-", Options(), plain, MANY),
         ("M-*-", Options(), Always(), B),  # every product cut along K
-        ("M-", Options(), plain, 3),  # whole heads' states: halves would leave a third of 132 SMs without work
+        ("M-", Options(), plain, 3),  # whole heads' states: halves would leave a quarter of 132 SMs without work
         ("S-", Options(window=512, sinks=64), plain, B),
         ("(*&M)-", Options(), plain, B),
         ("(*&M)-", Options(), plain, MANY),

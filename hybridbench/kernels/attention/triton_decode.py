@@ -42,8 +42,9 @@ STAGES = 4
 """Blocks of the cache in flight or in use at a time, one of them in registers."""
 
 COMBINED = 128 * 128
-"""Elements of partial outputs that one program adds up at a time, 128 a thread. Half as many took up to 1.7 times as
-long on an H200 (one sequence of 4k, values 192 wide: 17.5 us a launch against 13.2); all of them spilled, 86 us."""
+"""Elements of partial outputs that one program adds up at a time, 128 a thread. With half as many a launch took up to
+1.7 times as long on an H200 (one sequence of 4k, values 128 wide: 14.6 us against 8.4). All 66 parts at once spilled:
+67 us, and 86 where values are 192 wide, which now take 13."""
 
 SMALL_PROGRAM = ((STAGES - 1) * 16 + 4 + 1) << 10
 """Bytes of shared memory that a program with stages of 16 KiB takes of an SM."""
@@ -250,10 +251,10 @@ def stage_bytes(row_bytes: int, element_bytes: int, pairs: int, n_sms: int, room
     while the product before still runs crowd onto the SMs that are free first, and the others wait for those. But then
     the next product's programs fit too, and load their first weights meanwhile. Measured on an H200 at 4k, heads of 64:
 
-    - up to 8 sequences 16 KiB take 5 to 8% off a step at 1b, where every SM has room for two programs beside the
-      product's, and add 7% at 350m, where some have not;
-    - of 16 sequences they add 13% at 1b;
-    - of 64, with more programs than fit at a time, they take off 1 to 4% at 1b and 3 to 5% at 350m.
+    - 16 KiB take 5 to 7% off a step of 1 and 4 sequences at 1b, where every SM has room for two programs beside the
+      product's, and add 7% to one of 4 at 350m, where some have not (two cards);
+    - to one of 16 sequences at 1b they add 13%;
+    - of 64, with more programs of 32 KiB than fit at a time, they take off 1 to 4% at 1b and 1 to 5% at 350m.
 
     With heads of 96 steps were up to 21% slower with 16 KiB. Codes of 16 sequences are read after the product
     (``starts_late``): their step took 3% less with 16 KiB.
@@ -279,8 +280,8 @@ def starts_late(element_bytes: int, pairs: int, slots: int, n_sms: int) -> bool:
 
     Then all SMs have room, and programs are spread evenly. That is worth more than an early start where a program has
     one or two blocks, as of a window, and where codes of many sequences are read: on an H200 at 1b, swa's step of 4
-    sequences took 1 to 2% less, and one of 16 with codes 2%. Elsewhere it changes little, and of one sequence it costs
-    2 to 3%.
+    sequences took 1 to 2% less, and one of 16 with codes 2%. Elsewhere it changes little with stages of 32 KiB, and
+    with 16 KiB it adds 5% to the transformer's step of 4. Of one sequence it adds 1.5 to 3%.
     """
     return (slots <= WINDOW_SLOTS and 8 * pairs >= n_sms) or (element_bytes == 1 and 2 * pairs > n_sms)
 

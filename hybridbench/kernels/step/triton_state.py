@@ -43,7 +43,8 @@ def update_state_rows(
     NORM: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
-    """``triton_mixers.update_state`` where many sequences or large states leave no room for a whole head.
+    """``triton_mixers.update_state`` of a part of a head: where states are large or sequences many, and wherever such
+    programs fill the SMs evenly.
 
     A program updates SLICE rows of a head, which divide P, and leaves their sum of squares in ``squares``
     (H x P / SLICE, B). With NORM ``head`` it goes over all slices of its head, whose output is kept in ``kept`` (B, I)
