@@ -18,9 +18,9 @@ WHOLE_STATE = 128 * 128
 """Elements of a head's state that one program may hold in registers; larger ones are updated a few rows at a time."""
 
 EVEN = 0.85
-"""The least share of programs in their waves times the SMs, above one wave, at which SMs count as evenly filled. On
-H200s a step of 4 sequences took 2% longer with programs of half a head at 350m (192 of them on 132 SMs: 0.73) and 2%
-less at 1b (256: 0.97); of 16 it took 3% less at 350m (768: 0.97)."""
+"""SMs count as evenly filled where all programs run at once, and else where their number is at least this share of
+whole waves. On H200s a step of 4 sequences took 2% longer with programs of half a head at 350m (192 of them on 132 SMs:
+0.73) and 2% less at 1b (256: 0.97); of 16 it took 3% less at 350m (768: 0.97)."""
 
 
 class StateStages(Launches):

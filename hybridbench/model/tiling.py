@@ -39,7 +39,8 @@ class Tiling:
         """A tiling by rules derived from searches on an H200 (``results/nvidia-h200/NOTES.md``).
 
         For a very wide product (the head) the tiling hardly matters. A wide product runs best with one program per SM,
-        which leaves room for the programs of the next kernel. A narrow one is cut along K until every SM has work and
+        which leaves room for the programs of the next kernel; of 3,072 columns and more 64 rows a program were faster
+        (16384 x 3072, 8 tokens: 25.2 us against 27.2 with 128). A narrow one is cut along K until every SM has work and
         no program has more than about a thousand columns; where an SM would have few loads in flight, each program
         loads more steps ahead.
 
@@ -56,14 +57,14 @@ class Tiling:
             return cls._for_many(n_rows, k, n_sms, tokens, size)
         if tokens > 8 and size > 1:
             return cls._for_sixteen(n_rows, k, n_sms)
-        twice, slim = 2 if size == 1 else 1, size == 1 and tokens > 8
+        twice, slim = 2 if size == 1 else 1, tokens > 8  # of codes alone: other weights' tilings are above
         if n_rows >= 256 * n_sms:
-            return cls(64, 1, _dividing(k, 256), 3, 2) if slim else cls(64, 1, _dividing(k, 256), 4, 4)
+            return cls(64, 1, _dividing(k, 256), *((3, 2) if slim else (4, 4)))
         if n_rows >= 90 * n_sms and k >= 3072 and size > 1:
             return cls(64, 1, _dividing(k, 128), 6, 4)
         if n_rows >= 110 * n_sms and not slim:
             return cls(64, 1, _dividing(k, 128), 6, 4) if size == 1 else cls(128, 1, _dividing(k, 64), 4, 4)
-        rows = 64 if n_rows <= k and max(k, n_rows + 1024) >= 4096 and not slim else 32
+        rows = 64 if n_rows <= k and (k >= 4096 or n_rows >= 3072) and not slim else 32
         block_k, tiles, splits = _dividing(k, 128 * twice), -(-n_rows // rows), 1
         enough = (1.25 if n_rows > k else 0.9) * n_sms
         while k // (2 * splits) >= 256 and (tiles * splits < enough or (n_rows <= k and k / splits > 1100)):
@@ -108,7 +109,7 @@ class Tiling:
         splits = max(1, min(most, n_sms // tiles))
         if tokens <= 64 and tiles * splits < 0.7 * n_sms:
             splits = min(most, splits + 1)
-        stage = (rows * size + tokens * 2) * block_k
+        stage = stage_bytes(rows, block_k, tokens, size)
         alone = (tokens > 32 and tiles * splits <= n_sms) or tokens >= 256
         room = 2 * PROGRAM_SHARED - (16 << 10) if alone else PROGRAM_SHARED
         return cls(rows, splits, block_k, max(2, min(8, room // stage)), 4 if tokens <= 128 else 8)
@@ -121,7 +122,7 @@ class Tiling:
         """
         # of 9 to 16 tokens wgmma reads the first block of columns from shared memory too
         stages = self.stages + (8 < tokens <= FEW_TOKENS and self.rows >= 64)
-        shared = stages * (self.rows * size + tokens * 2) * self.block_k
+        shared = stages * stage_bytes(self.rows, self.block_k, tokens, size)
         return SM_SHARED - -(-programs // n_sms) * (shared + 1024)
 
     @property
@@ -134,8 +135,8 @@ def state_tiling(head_dim: int, d_state: int, *, whole: bool = False) -> Tiling:
     """How the update of a state (head_dim, d_state) is cut: ``rows`` of one head a program, 32 elements a thread.
 
     With 64 a thread an H200 moves 2.8 TB/s, with 32 it moves 3.3 to 3.6 (64 rows of 128 columns, 64 and 128
-    sequences). So wider states have fewer rows, and of 256 columns
-    four warps 16, which took 106 us a launch at 3b where eight took 124 for 32 (64 sequences).
+    sequences). So wider states have fewer rows. Of 256 columns four warps take 16 rows, 106 us a launch at 3b with 64
+    sequences, where eight warps took 124 with 32.
 
     Args:
         whole: a program goes over its whole head, some rows after the other with the next ones in flight.
@@ -145,6 +146,13 @@ def state_tiling(head_dim: int, d_state: int, *, whole: bool = False) -> Tiling:
     rows = _dividing(head_dim, min(32 if whole else 64, max(1, most * 32 * 32 // columns)))
     warps = max(1, min(most, rows * columns // (32 * 32)))
     return Tiling(rows, 1, columns, 3, warps)
+
+
+def stage_bytes(rows: int, block_k: int, tokens: int, size: int) -> int:
+    """Bytes of one stage of a product: ``rows`` of weights of ``size`` bytes, and ``tokens`` of x of two bytes, of
+    ``block_k`` columns.
+    """
+    return (rows * size + tokens * 2) * block_k
 
 
 def token_tile(batch: int) -> int:

@@ -33,10 +33,11 @@ from hybridbench.gate.observe.nowhere import Nowhere
 from hybridbench.kernels.attention.triton_decode import stated_multiprocessors
 from hybridbench.model.build import build_model, resolve_backends
 from hybridbench.model.fused import FusedStep
+from hybridbench.model.tiling import SM_SHARED
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.workloads import GENERATE, Workload
 
-N_SMS, SM_REGISTERS, SM_SHARED, SM_THREADS = 132, 65536, 233472, 2048
+N_SMS, SM_REGISTERS, SM_THREADS = 132, 65536, 2048
 """Of an H200. A program takes 1 KiB of shared memory more than it asks for."""
 
 SHOWN = ("ROWS", "HALF", "SPLITS", "BLOCK_K", "STAGES", "TOKENS", "PARTS", "BLOCK", "SLICE", "NORM", "P", "N")

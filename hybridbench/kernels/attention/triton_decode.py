@@ -324,6 +324,12 @@ class DecodePlan:
     """The launch parameters of one shape of decode attention, and the memory in which its splits are combined.
 
     The counts are zero between launches. Launches that may run at the same time need a plan each.
+
+    Attributes:
+        splits, block: of the cache of each pair, and slots per step of the loop.
+        chunk: splits that are added up at a time.
+        late: whether the launch before should let this one start only when it is done (``starts_late``).
+        part, lse, count: partial outputs, their log-sum-exps, and the splits of each pair that are done.
     """
 
     splits: int
