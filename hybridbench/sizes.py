@@ -19,9 +19,9 @@ FUSED_STEP_BATCH = 256
 """The most sequences that a fused decode step holds in a tile: the columns of the largest tensor-core product of
 Hopper's. With more, arithmetic bounds the products, and ordinary ones serve."""
 
-FEW_TOKENS = 16
+FEW_TOKENS = 32
 """Up to as many sequences a fused step's products are held back by latency: their kernels hold in registers what they
-can load before the one before has finished. Above, x takes as much room as weights."""
+can load before the one before has finished. Above, x takes as much room as weights: of 64 steps were no faster."""
 
 LOSS_CHUNK_BYTES = 2 << 30
 """The logits of one chunk of the fused loss, in the input's dtype, stay under this.

@@ -53,10 +53,10 @@ class Tiling:
                 wgmma, which takes 64 of four, reads a converted weight from registers, for which 16 tokens took 250 a
                 thread and copies of 8 bytes.
         """
-        if tokens > FEW_TOKENS:
+        if tokens > (16 if size == 1 else FEW_TOKENS):
             return cls._for_many(n_rows, k, n_sms, tokens, size)
         if tokens > 8 and size > 1:
-            return cls._for_sixteen(n_rows, k, n_sms)
+            return cls._for_dozens(n_rows, k, n_sms)
         twice, slim = 2 if size == 1 else 1, tokens > 8  # of codes alone: other weights' tilings are above
         if n_rows >= 256 * n_sms:
             return cls(64, 1, _dividing(k, 256), *((3, 2) if slim else (4, 4)))
@@ -75,23 +75,34 @@ class Tiling:
         return cls(rows, splits, block_k, 6 if ahead < 30_000 else 4, 2 if size == 1 else 4)
 
     @classmethod
-    def _for_sixteen(cls, n_rows: int, k: int, n_sms: int) -> Tiling:
-        """9 to 16 sequences: rules derived from searches on an H200 at 350m, 1b and 3b.
+    def _for_dozens(cls, n_rows: int, k: int, n_sms: int) -> Tiling:
+        """9 to 32 sequences: rules derived from searches on H200s at 350m, 1b and 3b.
 
-        Tiles of 64 rows, which wgmma multiplies, took least: 2560 x 1536 4.9 us against 6.0 with 32 rows, 16384 x 3072
-        25.0 against 27.7 with 128. The head at 350m took 100 with 64 columns and eight stages, 111 with 256 and four.
-        in_proj gains nothing: at 1b its step is 0.9% faster with 32 rows, at 350m 0.4% slower. Where an SM has more
-        than one program three stages suffice.
+        Tiles of 64 rows, which wgmma multiplies, took least: of 16 tokens 2560 x 1536 4.9 us against 6.0 with 32 rows,
+        16384 x 3072 25.0 against 27.7 with 128. The head at 350m took 100 with 64 columns and eight stages, 111 with
+        256 and four.
+
+        An SM has room for one program of five stages. With a few more programs than SMs some would wait for a whole
+        one. Then a product is cut into fewer parts, if those have no more than about a thousand columns (of 32 tokens
+        2560 x 1536 took 9.0 us in four parts and 5.8 in three, and steps at 350m 3 to 5% less), or loads fewer columns
+        at a time (8480 x 2048 15.4 us with 128, 13.7 with 64), so that two programs fit. With many more three stages
+        suffice.
         """
         if n_rows >= 256 * n_sms:
             return cls(64, 1, _dividing(k, 64), 8, 4)
         block_k, tiles = _dividing(k, 128), -(-n_rows // 64)
         splits = max(1, min(4, 3 * n_sms // (2 * tiles), k // max(256, block_k)))
-        return cls(64, splits, block_k, 3 if tiles * splits > 1.4 * n_sms else 5, 4)
+        at_once = n_sms // tiles
+        if splits > at_once and tiles * at_once >= 0.7 * n_sms and k <= 1024 * at_once:
+            return cls(64, at_once, block_k, 5, 4)
+        programs = tiles * splits
+        if n_sms < programs <= 1.4 * n_sms:
+            return cls(64, splits, min(64, block_k), 6, 4)
+        return cls(64, splits, block_k, 3 if programs > n_sms else 5, 4)
 
     @classmethod
     def _for_many(cls, n_rows: int, k: int, n_sms: int, tokens: int, size: int) -> Tiling:
-        """Above 16 sequences: rules derived from searches on an H200 at 32, 64 and 128 tokens.
+        """Above 32 sequences, and of codes above 16: rules derived from searches on an H200 at 32, 64 and 128 tokens.
 
         - x comes from the L2 cache once per tile of rows. At 64 tokens 64 rows read as much of x as of weights, so wide
           products take 128 rows. At 128 tokens the sums of 64 rows fill the registers of four warps; only the head
@@ -120,10 +131,12 @@ class Tiling:
         Args:
             tokens, size: as of ``choose``.
         """
-        # of 9 to 16 tokens wgmma reads the first block of columns from shared memory too
-        stages = self.stages + (8 < tokens <= FEW_TOKENS and self.rows >= 64)
-        shared = stages * stage_bytes(self.rows, self.block_k, tokens, size)
-        return SM_SHARED - -(-programs // n_sms) * (shared + 1024)
+        return SM_SHARED - -(-programs // n_sms) * (self.shared_bytes(tokens, size) + 1024)
+
+    def shared_bytes(self, tokens: int, size: int) -> int:
+        """Bytes of shared memory of a program. Of 9 to 32 tokens wgmma reads the first columns from there too."""
+        stages = self.stages + first_shared(self.rows, tokens, size)
+        return stages * stage_bytes(self.rows, self.block_k, tokens, size)
 
     @property
     def constants(self) -> dict[str, int]:
@@ -153,6 +166,13 @@ def stage_bytes(rows: int, block_k: int, tokens: int, size: int) -> int:
     ``block_k`` columns.
     """
     return (rows * size + tokens * 2) * block_k
+
+
+def first_shared(rows: int, tokens: int, size: int) -> int:
+    """Stages that the first columns of weights take beside those of the loop: 1 where wgmma multiplies what was loaded
+    into registers before the wait, else 0.
+    """
+    return int(8 < tokens <= FEW_TOKENS and rows >= 64 and size > 1)
 
 
 def token_tile(batch: int) -> int:

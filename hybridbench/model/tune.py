@@ -31,7 +31,7 @@ from hybridbench.model.cache import Cache
 from hybridbench.model.fused import FusedStep
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.step import BOUND, both_ways, ruled_out_by
-from hybridbench.model.tiling import Tiling, stage_bytes
+from hybridbench.model.tiling import Tiling, first_shared, stage_bytes
 from hybridbench.model.tiling_table import STATES, Searched, TiledProduct
 from hybridbench.suite.case import Case
 
@@ -119,7 +119,8 @@ def candidates(key: Key, rule: Tiling, tokens: int, n_sms: int) -> list[Tiling]:
             if splits > k // max(block_k, 128) or programs < 0.7 or (splits > 1 and programs > 4):
                 continue
             for per_sm in (1, 2, 3):
-                stages = min(8, (SHARED_BYTES // per_sm - 1024) // stage_bytes(rows, block_k, tokens, size))
+                fitting = (SHARED_BYTES // per_sm - 1024) // stage_bytes(rows, block_k, tokens, size)
+                stages = min(8, fitting - first_shared(rows, tokens, size))
                 if stages >= 3:
                     found.append(Tiling(rows, splits, block_k, stages, warps))
     return [one for one in dict.fromkeys(found) if one != rule]

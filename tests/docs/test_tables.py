@@ -132,7 +132,7 @@ def _by_model(name: str) -> list[dict[tuple[str, str], str]]:
 def test_the_table_of_many_sequences_is_that_of_the_records() -> None:
     """Tokens per second at 1B and 4k, and the shares of the floor."""
     measured = {}
-    for record in load([ROOT / "results/nvidia-h200/batch-tilings"], print):
+    for record in load([ROOT / "results/nvidia-h200/batch-readings"], print):
         model, work = record.case.model, record.case.workload
         if (model.scale, work.context) == ("1b", 4096) and work.batch in {1, 16, 64, 256}:
             speed, share = value(record, "tokens_per_s"), value(record, "floor_frac")

@@ -57,8 +57,9 @@ def test_codes_of_keys_are_loaded_asynchronously_and_leave_room_for_two_programs
     constants = {"q_stride_h": P, "k_stride_s": 8 * P, "k_stride_k": P, "v_stride_s": 8 * V, "v_stride_k": V, "K": 8}
     constants |= {"R": 4, "P": P, "V": V, "SPLITS": 32, "CHUNK": 32, "R_TILE": 4, "ROWS": 16, "HEAD_NORM": False}
     constants |= {"P_TILE": triton.next_power_of_2(P), "V_TILE": triton.next_power_of_2(V), "PDL": True}
-    block = triton_decode.block_size(P, V, 1, pairs=16, slots=10**6, n_sms=132)
-    constants |= {"BLOCK": block, "STAGES": triton_decode.STAGES}
+    how = triton_decode.reading(P + V, 1, pairs=16, slots=10**6, n_sms=132)
+    block = how.block_size(P + V, pairs=16, slots=10**6, n_sms=132)
+    constants |= {"BLOCK": block, "STAGES": how.stages}
     compiled = for_hopper(
         triton_decode.attention_decode_kernel, constants, TYPES | {"k_ptr": "*fp8e4nv", "v_ptr": "*i16"}
     )
@@ -67,5 +68,5 @@ def test_codes_of_keys_are_loaded_asynchronously_and_leave_room_for_two_programs
     assert "ldmatrix.sync.aligned.m8n8.x4.trans" in ptx, "values are transposed in pairs, not byte by byte"
     assert "ld.shared.b8" not in ptx
     assert block == 256
-    assert compiled.metadata.shared * triton_decode.PROGRAMS_PER_SM <= 228 << 10
-    assert compiled.metadata.shared * (triton_decode.PROGRAMS_PER_SM + 1) > 228 << 10
+    assert compiled.metadata.shared * how.per_sm <= 228 << 10
+    assert compiled.metadata.shared * (how.per_sm + 1) > 228 << 10

@@ -102,17 +102,17 @@ def test_kernels_for_many_sequences_fit_a_hopper_gpu(batch: str) -> None:
 
 @pytest.mark.timeout(300)
 def test_kernels_for_one_sequence_fit_a_hopper_gpu() -> None:
-    """Its attention has the most splits to add up, and values 96 and 192 wide in a parallel block."""
+    """Its attention has the most splits to add up; values are 96 and 192 wide in a parallel block."""
     attentions = [name for name, _ in budgets("350m,3b", "1", "(*&M)-") if " attention_decode_kernel " in name]
     assert len(attentions) == 2
-    assert all("splits=66" in name for name in attentions)
+    assert all("splits=33" in name for name in attentions)
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("batch", "block"), [(4, 64), (16, 128)])
-def test_blocks_of_attention_are_small_where_two_fit_beside_the_product_before(batch: int, block: int) -> None:
-    """What is reckoned of shared memory is what the compiled kernels take."""
-    from hybridbench.kernels.attention.triton_decode import PROGRAMS_PER_SM, SMALL_PROGRAM
+@pytest.mark.parametrize(("batch", "stages", "block"), [(1, 4, 64), (16, 3, 256), (32, 4, 128)])
+def test_what_is_reckoned_of_shared_memory_is_what_compiled_kernels_take(batch: int, stages: int, block: int) -> None:
+    """Blocks of attention are small where two programs fit beside the product before."""
+    from hybridbench.kernels.attention.triton_decode import SMALL, SMALL_PROGRAM
     from hybridbench.model.tiling import SM_SHARED, Tiling, token_tile
 
     found = dict(budgets("1b", str(batch), "*-"))
@@ -120,15 +120,15 @@ def test_blocks_of_attention_are_small_where_two_fit_beside_the_product_before(b
     name, attention = next((name, taken) for name, taken in found.items() if " attention_decode_kernel " in name)
     tokens = token_tile(batch)
     tiling = Tiling.choose(3072, 2048, 132, tokens)
+    assert tiling.shared_bytes(tokens, 2) == product["shared"]
     programs = 3072 // tiling.rows * tiling.splits
     room = SM_SHARED - -(-programs // 132) * (product["shared"] + 1024)
     assert tiling.room_beside(programs, 132, tokens) == room
+    assert f"stages={stages} " in name
     assert f"block={block} " in name
-    if block == 64:
+    assert (room > SMALL.per_sm * SMALL_PROGRAM) is (batch < 32)
+    if batch == 1:
         assert attention["shared"] + 1024 == SMALL_PROGRAM
-        assert room > PROGRAMS_PER_SM * SMALL_PROGRAM
-    else:
-        assert room < PROGRAMS_PER_SM * SMALL_PROGRAM
 
 
 def test_tilings_fill_the_gpu_and_divide_what_they_cut() -> None:
@@ -141,45 +141,79 @@ def test_tilings_fill_the_gpu_and_divide_what_they_cut() -> None:
             assert k % tiling.block_k == 0
             assert tiling.splits <= k // tiling.block_k
             if n_rows * k >= 1 << 22:
-                # above 16 tokens no program shares an SM with a split: 96 of 3072 rows were faster than 144 on an H200;
+                # above 8 tokens a split's programs do not share an SM: 96 of 3072 rows were faster than 144 on H200s;
                 # of 128 tokens the sums of a split fit into registers only where a product has no convolution
-                least = 0.9 if tokens <= 16 else 0.7 if tokens <= 64 else 0.5
+                least = 0.9 if tokens <= 8 else 0.7 if tokens <= 64 else 0.5
                 assert -(-n_rows // tiling.rows) * tiling.splits >= least * 132
             if tokens > 16:
                 assert tiling.stages * (tiling.rows + tokens) * tiling.block_k * 2 <= 227 << 10
 
 
 def test_splits_follow_from_static_shapes() -> None:
-    from hybridbench.kernels.attention.triton_decode import MAX_SPLITS, PROGRAMS_PER_SM, block_size, split_count
+    from hybridbench.kernels.attention.triton_decode import LARGE, MAX_SPLITS, MEDIUM, SMALL
 
-    assert split_count(pairs=32, slots=32768, block=64, n_sms=132) == 132 * PROGRAMS_PER_SM // 32
-    assert split_count(pairs=32, slots=100, block=64, n_sms=132) == 2
-    assert split_count(pairs=10**6, slots=32768, block=64, n_sms=132) == 1
-    assert split_count(pairs=1, slots=10**6, block=64, n_sms=132) == MAX_SPLITS
-    assert block_size(64, 64, 2, pairs=32, slots=32768, n_sms=132) == 128
-    assert block_size(64, 64, 2, pairs=32, slots=576, n_sms=132) == 64
-    # smaller ones where two programs fit beside those of the product before, and where there is more than one wave
-    assert block_size(64, 64, 2, pairs=32, slots=32768, n_sms=132, room=120 << 10) == 64
-    assert block_size(64, 64, 2, pairs=32, slots=32768, n_sms=132, room=100 << 10) == 128
-    assert block_size(64, 64, 2, pairs=128, slots=32768, n_sms=132, room=120 << 10) == 128
-    assert block_size(64, 64, 2, pairs=512, slots=32768, n_sms=132) == 64
-    assert block_size(96, 96, 2, pairs=512, slots=32768, n_sms=132) == 64
-    assert [block_size(64, 64, 1, pairs=pairs, slots=32768, n_sms=132) for pairs in (32, 128)] == [256, 128]
-    for P, V, size in ((64, 64, 4), (72, 128, 2), (96, 192, 2), (256, 256, 4), (8, 8, 2)):
-        block = block_size(P, V, size, pairs=8, slots=10**6, n_sms=132)
-        assert 16 <= block <= 256
-        assert block & (block - 1) == 0
+    assert MEDIUM.split_count(pairs=32, slots=32768, block=64, n_sms=132) == 2 * 132 // 32
+    assert LARGE.split_count(pairs=32, slots=32768, block=64, n_sms=132) == 132 // 32
+    assert MEDIUM.split_count(pairs=32, slots=100, block=64, n_sms=132) == 2
+    assert MEDIUM.split_count(pairs=10**6, slots=32768, block=64, n_sms=132) == 1
+    assert MEDIUM.split_count(pairs=1, slots=10**6, block=64, n_sms=132) == MAX_SPLITS
+    assert [how.block_size(256, 32, 32768, 132) for how in (SMALL, MEDIUM, LARGE)] == [64, 128, 256]
+    assert MEDIUM.block_size(256, pairs=32, slots=576, n_sms=132) == 64, "short: a program for every SM"
+    for row_bytes in (512, 768, 1024, 16, 2048):
+        for how in (SMALL, MEDIUM, LARGE):
+            block = how.block_size(row_bytes, pairs=8, slots=10**6, n_sms=132)
+            assert 16 <= block <= 256
+            assert block & (block - 1) == 0
 
 
-@pytest.mark.parametrize(("P", "V"), [(64, 64), (72, 128), (96, 192)])
-def test_compiles_for_hopper_with_its_loads_in_flight(P: int, V: int) -> None:
-    """A pipelined kernel copies its tiles asynchronously, 16 bytes at a time even where heads are 72 wide, and two
-    programs and no more fit into one SM's 228 KiB.
+@pytest.mark.parametrize(
+    ("row_bytes", "pairs", "slots", "room", "named"),
+    [
+        (256, 8, 4096, 120, "SMALL"),  # one sequence at 1b, two programs fit beside the product's
+        (256, 8, 4096, 100, "LARGE"),
+        (256, 32, 4096, 120, "LARGE"),
+        (256, 128, 4096, 0, "LARGE"),
+        (256, 256, 4096, 0, "MEDIUM"),
+        (256, 512, 4096, 0, "SMALL"),  # more than fit at a time
+        (256, 32, 576, 120, "SMALL"),  # windows
+        (256, 32, 576, 100, "MEDIUM"),
+        (256, 128, 576, 0, "MEDIUM"),
+        (512, 8, 4096, 120, "MEDIUM"),  # heads of 96
+        (512, 32, 4096, 0, "LARGE"),
+        (512, 512, 4096, 0, "LARGE"),
+        (512, 128, 576, 0, "MEDIUM"),
+        (768, 16, 4096, 0, "LARGE"),  # intra at 1b and 3b
+        (768, 64, 4096, 0, "MEDIUM"),
+    ],
+)
+def test_how_a_cache_is_read(row_bytes: int, pairs: int, slots: int, room: int, named: str) -> None:
+    from hybridbench.kernels.attention import triton_decode
+
+    assert triton_decode.reading(row_bytes, 2, pairs, slots, 132, room << 10) is getattr(triton_decode, named)
+    assert triton_decode.reading(row_bytes, 1, pairs, slots, 132, room << 10) is triton_decode.MEDIUM, "codes"
+
+
+@pytest.mark.parametrize(
+    ("P", "V", "named"),
+    [
+        (64, 64, "SMALL"),
+        (64, 64, "MEDIUM"),
+        (72, 128, "MEDIUM"),
+        (96, 192, "MEDIUM"),
+        (64, 64, "LARGE"),
+        (96, 96, "LARGE"),
+    ],
+)
+def test_compiles_for_hopper_with_its_loads_in_flight(P: int, V: int, named: str) -> None:
+    """A pipelined kernel copies its tiles asynchronously, 16 bytes at a time even where heads are 72 wide, and as many
+    programs as are meant fit into one SM's 228 KiB, and no more; small ones leave room for as many of a product's.
     """
     import triton
 
     from hybridbench.kernels.attention import triton_decode
 
+    how: triton_decode.CacheReading = getattr(triton_decode, named)
+    row_bytes = 2 * (triton.next_power_of_2(P) + triton.next_power_of_2(V))
     constants = {
         "q_stride_h": P,
         "k_stride_s": 4 * P,
@@ -196,8 +230,8 @@ def test_compiles_for_hopper_with_its_loads_in_flight(P: int, V: int) -> None:
         "ROWS": 16,
         "P_TILE": triton.next_power_of_2(P),
         "V_TILE": triton.next_power_of_2(V),
-        "BLOCK": triton_decode.block_size(P, V, 2, pairs=128, slots=10**6, n_sms=132),
-        "STAGES": triton_decode.STAGES,
+        "BLOCK": how.block_size(row_bytes, pairs=128, slots=10**6, n_sms=132),
+        "STAGES": how.stages,
         "HEAD_NORM": False,
         "PDL": True,
         "k_scale_ptr": None,
@@ -209,8 +243,9 @@ def test_compiles_for_hopper_with_its_loads_in_flight(P: int, V: int) -> None:
     assert "cp.async.ca.shared.global" not in ptx
     assert "mma.sync" in ptx
     assert ptx.index("griddepcontrol.wait") < ptx.index("griddepcontrol.launch_dependents")
-    assert compiled.metadata.shared * triton_decode.PROGRAMS_PER_SM <= 228 << 10
-    assert compiled.metadata.shared * (triton_decode.PROGRAMS_PER_SM + 1) > 228 << 10
+    fit = 2 * how.per_sm if named == "SMALL" else how.per_sm
+    assert (compiled.metadata.shared + 1024) * fit <= 228 << 10
+    assert (compiled.metadata.shared + 1024) * (fit + 1) > 228 << 10
 
 
 @pytest.mark.parametrize("late", [False, True])

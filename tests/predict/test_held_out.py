@@ -19,7 +19,7 @@ from hybridbench.store import load
 from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("batch-tilings", "efficiency", "long")
+FOLDERS = ("batch-readings", "efficiency", "long")
 DIMENSIONS = ("scale", "batch", "context")
 
 

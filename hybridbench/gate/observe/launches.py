@@ -152,23 +152,30 @@ def fused_step(pdl: bool) -> None:
             return Tiling(64, 2, 64, 4, 4)
 
     plain: dict[Any, Any] = {}
-    for pattern, options, tilings, sequences in (
-        ("M-*-", Options(), plain, B),
-        ("M-*-", Options(), plain, MANY),
-        ("M-*-", Options(), Always(), B),  # every product cut along K
-        ("M-", Options(), plain, 3),  # whole heads' states: halves would leave a quarter of 132 SMs without work
-        ("S-", Options(window=512, sinks=64), plain, B),
-        ("(*&M)-", Options(), plain, B),
-        ("(*&M)-", Options(), plain, MANY),
-        ("(*&M)M", Options(recipe="falcon-h1"), plain, B),
-        ("(S&M)", Options(recipe="concat", fusion_op="concat"), plain, B),
-        ("G-K-L-3-7-7m-", Options(), plain, B),
-        ("G-K-L-3-7-7m-", Options(), plain, MANY),
-        ("GKL377m", Options(), Always(), B),
-        ("(*&G)(*&K)(*&L)(*&3)(*&7)(*&m)", Options(), plain, B),
+    for pattern, options, tilings, sequences, dtype in (
+        ("M-*-", Options(), plain, B, "bfloat16"),
+        ("M-*-", Options(), plain, MANY, "bfloat16"),
+        ("M-*-", Options(), Always(), B, "bfloat16"),  # every product cut along K
+        (
+            "M-",
+            Options(),
+            plain,
+            3,
+            "bfloat16",
+        ),  # whole heads' states: halves would leave a quarter of SMs without work
+        ("M-", Options(), plain, B, "float32"),  # a convolution's state that is no words of 8 bytes
+        ("S-", Options(window=512, sinks=64), plain, B, "bfloat16"),
+        ("(*&M)-", Options(), plain, B, "bfloat16"),
+        ("(*&M)-", Options(), plain, MANY, "bfloat16"),
+        ("(*&M)M", Options(recipe="falcon-h1"), plain, B, "bfloat16"),
+        ("(S&M)", Options(recipe="concat", fusion_op="concat"), plain, B, "bfloat16"),
+        ("G-K-L-3-7-7m-", Options(), plain, B, "bfloat16"),
+        ("G-K-L-3-7-7m-", Options(), plain, MANY, "bfloat16"),
+        ("GKL377m", Options(), Always(), B, "bfloat16"),
+        ("(*&G)(*&K)(*&L)(*&3)(*&7)(*&m)", Options(), plain, B, "bfloat16"),
     ):
         spec = pattern_spec(pattern, "1b", options)
-        case = Case(spec, Workload("generate", 8, sequences, 6), Execution("cpu", "bfloat16", "eager"))
+        case = Case(spec, Workload("generate", 8, sequences, 6), Execution("cpu", dtype, "eager"))
         model = build_model(case, resolve_backends(case))  # its weights are on the meta device until it is allocated
         token, position = torch.empty(2, sequences, dtype=torch.int64)
         caches = model.new_caches(sequences, 8, case.execution.storage)

@@ -35,19 +35,10 @@ from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.triton_launch import wait
 from hybridbench.kernels.triton_narrow import as_factor, as_kind, as_pointed, pairs_as_factors
 
-PROGRAMS_PER_SM = 2
-"""Programs that should be resident on one SM: enough loads in flight to hide the memory's latency, in one wave."""
-
-STAGES = 4
-"""Blocks of the cache in flight or in use at a time, one of them in registers."""
-
 COMBINED = 128 * 128
 """Elements of partial outputs that one program adds up at a time, 128 a thread. With half as many a launch took up to
 1.7 times as long on an H200 (one sequence of 4k, values 128 wide: 14.6 us against 8.4). All 66 parts at once spilled:
 67 us, and 86 where values are 192 wide, which now take 13."""
-
-SMALL_PROGRAM = ((STAGES - 1) * 16 + 4 + 1) << 10
-"""Bytes of shared memory that a program with stages of 16 KiB takes of an SM."""
 
 WINDOW_SLOTS = 1024
 """Up to as many slots a cache is short: a program has a few blocks of it at most."""
@@ -223,56 +214,97 @@ def attention_decode_kernel(
     tl.store(at, as_pointed(out, out_ptr), mask=query_ok[:, None] & (v < V)[None, :])
 
 
-def block_size(
-    head_dim: int, v_head_dim: int, element_bytes: int, pairs: int, slots: int, n_sms: int, room: int = 0
-) -> int:
-    """Cache slots per step of the loop, a power of two.
+@dataclass(frozen=True)
+class CacheReading:
+    """How programs read a cache.
 
-    One stage of keys and values takes ``stage_bytes`` of shared memory. Short caches use smaller blocks, to have a
-    program for every SM. 16 slots are the least of a tensor-core product.
-
-    Args:
-        pairs: batch times KV heads.
-        slots: S, the size of the cache.
-        room: as of ``DecodePlan.make``.
+    Attributes:
+        stage_bytes: of the keys and values of one block.
+        stages: blocks in flight or in use at a time, one of them in registers.
+        per_sm: programs for which splits are made, so many on each SM: enough loads in flight to hide the memory's
+            latency, in one wave.
     """
-    row_bytes: int = (triton.next_power_of_2(head_dim) + triton.next_power_of_2(v_head_dim)) * element_bytes
-    block = min(256, max(16, stage_bytes(row_bytes, element_bytes, pairs, n_sms, room) // row_bytes))
-    block = 1 << (block.bit_length() - 1)
-    while block > 32 and pairs * math.ceil(slots / block) < PROGRAMS_PER_SM * n_sms:
-        block //= 2
-    return block
+
+    stage_bytes: int
+    stages: int
+    per_sm: int
+
+    def block_size(self, row_bytes: int, pairs: int, slots: int, n_sms: int) -> int:
+        """Cache slots per step of the loop, a power of two.
+
+        Short caches use smaller blocks, to have a program for every SM. 16 slots are the least of a tensor-core
+        product.
+
+        Args:
+            row_bytes: of one slot's key and value of one head, each padded to a power of two.
+            pairs: batch times KV heads.
+            slots: S, the size of the cache.
+            n_sms: streaming multiprocessors of the GPU.
+        """
+        block = min(256, max(16, self.stage_bytes // row_bytes))
+        block = 1 << (block.bit_length() - 1)
+        while block > 32 and pairs * math.ceil(slots / block) < self.per_sm * n_sms:
+            block //= 2
+        return block
+
+    def split_count(self, pairs: int, slots: int, block: int, n_sms: int) -> int:
+        """Splits per (sequence, KV head) pair, from static shapes alone: fill the GPU once, at least one block each.
+
+        Args:
+            pairs, slots, n_sms: as of ``block_size``.
+            block: slots per step of the loop.
+        """
+        return max(1, min(self.per_sm * n_sms // pairs, math.ceil(slots / block), MAX_SPLITS))
 
 
-def stage_bytes(row_bytes: int, element_bytes: int, pairs: int, n_sms: int, room: int = 0) -> int:
-    """Bytes of keys and values in one stage: 32 KiB, or 16 KiB where a whole step is faster with them.
+SMALL = CacheReading(16 << 10, 4, 2)
+"""Four programs fit on a Hopper SM, or two beside a product's. Those that start while the product still runs crowd onto
+the SMs that are free first, and the others wait for these."""
 
-    With 32 KiB and ``STAGES`` at most ``PROGRAMS_PER_SM`` programs fit on a Hopper SM. If more fit, programs that start
-    while the product before still runs crowd onto the SMs that are free first, and the others wait for those. But then
-    the next product's programs fit too, and load their first weights meanwhile. Measured on an H200 at 4k, heads of 64:
+SMALL_PROGRAM = (SMALL.stages - 1) * SMALL.stage_bytes + (5 << 10)
+"""Bytes of shared memory that such a program takes of an SM, where heads are up to 64 wide."""
 
-    - 16 KiB take 5 to 7% off a step of 1 and 4 sequences at 1b, where every SM has room for two programs beside the
-      product's, and add 7% to one of 4 at 350m, where some have not (two cards);
-    - to one of 16 sequences at 1b they add 13%;
-    - of 64, with more programs of 32 KiB than fit at a time, they take off 1 to 4% at 1b and 1 to 5% at 350m.
+MEDIUM = CacheReading(32 << 10, 4, 2)
+"""Two programs fit on a Hopper SM."""
 
-    With heads of 96 steps were up to 21% slower with 16 KiB. Codes of 16 sequences are read after the product
-    (``starts_late``): their step took 3% less with 16 KiB.
+LARGE = CacheReading(64 << 10, 3, 1)
+"""One program fits, and the programs of one wave are spread evenly."""
+
+
+def reading(row_bytes: int, element_bytes: int, pairs: int, slots: int, n_sms: int, room: int = 0) -> CacheReading:
+    """How a cache is read so that a whole step is fast.
+
+    By steps of 4k on H200s, each pair of figures of one card, of the transformer where no family is named:
+
+    - ``LARGE`` took less than ``MEDIUM``: 7% with 4 sequences at 350m; 2% with 4 at 3b, 7 to 9% with 16 and 32 and 3 to
+      5% with 64; nothing with 16 at 1b, but 2% of 32k. With more pairs than SMs and heads of 64 it took 4% more, and
+      where swa's windows of 3b had it too, 2 to 3% more.
+    - Where a row's bytes are no power of two its blocks are of 48 KiB. Then it took 0 to 5% less with 1 and 4 sequences
+      (intra), and with more between 1% less and 7% more.
+    - ``SMALL`` took 7% less than ``MEDIUM`` with one sequence at 1b, where every SM has room for two programs beside
+      the product's, and as much as ``LARGE`` with 4. Where some SMs have no such room it took up to 7% more. With 64,
+      which are more programs than fit at a time, it took 1 to 5% less at 350m and 1b.
+    - Codes of 16 and 32 sequences took 5 and 6% less with ``MEDIUM`` than with ``SMALL``, and on another card of 16
+      sequences 3% more.
 
     Args:
-        row_bytes: of one slot's key and value of one head, each padded to a power of two.
+        row_bytes, pairs, slots, n_sms: as of ``CacheReading.block_size``.
         element_bytes: 1 of codes.
-        pairs: batch times KV heads.
         room: as of ``DecodePlan.make``.
     """
-    many = 2 * pairs > n_sms
     if element_bytes == 1:
-        small = many
-    elif row_bytes > 256:
-        small = False
-    else:
-        small = pairs >= PROGRAMS_PER_SM * n_sms if many else room > PROGRAMS_PER_SM * SMALL_PROGRAM
-    return (16 if small else 32) << 10
+        return MEDIUM
+    wide, window = row_bytes > 256, slots <= WINDOW_SLOTS
+    if not window and LARGE.stage_bytes % row_bytes:
+        return LARGE if 4 * pairs <= n_sms else MEDIUM
+    few = 2 * pairs <= n_sms if window else 10 * pairs < n_sms
+    if wide:
+        return MEDIUM if window or few else LARGE
+    if pairs > n_sms:
+        return SMALL if pairs >= SMALL.per_sm * n_sms else MEDIUM
+    if few and room > SMALL.per_sm * SMALL_PROGRAM:
+        return SMALL
+    return MEDIUM if window else LARGE
 
 
 def starts_late(element_bytes: int, pairs: int, slots: int, n_sms: int) -> bool:
@@ -284,18 +316,6 @@ def starts_late(element_bytes: int, pairs: int, slots: int, n_sms: int) -> bool:
     with 16 KiB it adds 5% to the transformer's step of 4. Of one sequence it adds 1.5 to 3%.
     """
     return (slots <= WINDOW_SLOTS and 8 * pairs >= n_sms) or (element_bytes == 1 and 2 * pairs > n_sms)
-
-
-def split_count(pairs: int, slots: int, block: int, n_sms: int) -> int:
-    """Splits per (sequence, KV head) pair, from static shapes alone: fill the GPU once, at least one block each.
-
-    Args:
-        pairs: batch times KV heads.
-        slots: S, the size of the cache.
-        block: slots per step of the loop.
-        n_sms: streaming multiprocessors of the GPU.
-    """
-    return max(1, min(PROGRAMS_PER_SM * n_sms // pairs, math.ceil(slots / block), MAX_SPLITS))
 
 
 @contextmanager
@@ -349,20 +369,22 @@ class DecodePlan:
         """A plan for caches (B, S, K, P) and (B, S, K, V) in the dtype and on the device of ``like``, a cache.
 
         Args:
-            splits: splits per (sequence, KV head) pair; chosen by ``split_count`` when None.
+            splits: splits per (sequence, KV head) pair; chosen by ``CacheReading.split_count`` when None.
             room: bytes of shared memory that the launch before leaves on the fullest SM; 0 where none is known.
         """
         n_sms = multiprocessors(like.device)
-        block = block_size(P, V, like.element_size(), B * K, S, n_sms, room)
+        row_bytes = (triton.next_power_of_2(P) + triton.next_power_of_2(V)) * like.element_size()
+        how = reading(row_bytes, like.element_size(), B * K, S, n_sms, room)
+        block = how.block_size(row_bytes, B * K, S, n_sms)
         if splits is None:
-            splits = split_count(B * K, S, block, n_sms)
+            splits = how.split_count(B * K, S, block, n_sms)
         tile = triton.next_power_of_2(H // K) * triton.next_power_of_2(V)
         chunk = max(1, min(triton.next_power_of_2(splits), COMBINED // tile))
         part = torch.empty(B * H * splits, V, device=like.device, dtype=torch.float32)
         lse = torch.empty(B * H * splits, device=like.device, dtype=torch.float32)
         count = torch.zeros(B * K, dtype=torch.int32, device=like.device)
         late = starts_late(like.element_size(), B * K, S, n_sms)
-        return cls(splits, block, 4, STAGES, chunk, late, part, lse, count)
+        return cls(splits, block, 4, how.stages, chunk, late, part, lse, count)
 
 
 def launch_attention_decode(
@@ -442,7 +464,7 @@ def attention_decode(
     Args:
         q_BHP: bfloat16, float16 or float32; the caches have the same dtype. Last dimensions are contiguous.
         length_B: int32, at least 1 each, on the same device; it is read on the device only.
-        splits: splits per (sequence, KV head) pair; chosen by ``split_count`` when None.
+        splits: splits per (sequence, KV head) pair; chosen by ``CacheReading.split_count`` when None.
 
     Returns:
         out_BHV in the dtype of ``q_BHP``. No host synchronisation: a CUDA graph can capture it. Calls of one shape

@@ -215,7 +215,7 @@ def project_mamba2(
     in_conv = (channel >= 0) & (channel < C)
     in_state = live & in_conv[:, None]
     state = conv_ptr + (b * (C * COLUMNS))[None, :] + (channel * COLUMNS)[:, None]
-    IN_WORDS: tl.constexpr = TOKENS > FEW and COLUMNS == 4 and conv_ptr.dtype.element_ty.primitive_bitwidth == 16
+    IN_WORDS: tl.constexpr = COLUMNS == 4 and conv_ptr.dtype.element_ty.primitive_bitwidth == 16
     if IN_WORDS:
         words = early_words(conv_ptr, channel, C, B, TOKENS, SPLITS)
     else:
