@@ -21,7 +21,7 @@ Hopper's. With more, arithmetic bounds the products, and ordinary ones serve."""
 
 FEW_TOKENS = 32
 """Up to as many sequences a fused step's products are held back by latency: their kernels hold in registers what they
-can load before the one before has finished. Above, x takes as much room as weights: of 64 steps were no faster."""
+can load before the one before has finished. Above, x takes as much room as weights: with 64 steps were no faster."""
 
 LOSS_CHUNK_BYTES = 2 << 30
 """The logits of one chunk of the fused loss, in the input's dtype, stay under this.

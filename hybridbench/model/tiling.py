@@ -134,7 +134,10 @@ class Tiling:
         return SM_SHARED - -(-programs // n_sms) * (self.shared_bytes(tokens, size) + 1024)
 
     def shared_bytes(self, tokens: int, size: int) -> int:
-        """Bytes of shared memory of a program. Of 9 to 32 tokens wgmma reads the first columns from there too."""
+        """Bytes of shared memory of a program; of codes, some of which wait in registers, up to 1.3 times that.
+
+        Of 9 to 32 tokens wgmma reads the first columns from there too.
+        """
         stages = self.stages + first_shared(self.rows, tokens, size)
         return stages * stage_bytes(self.rows, self.block_k, tokens, size)
 

@@ -111,7 +111,7 @@ def test_kernels_for_one_sequence_fit_a_hopper_gpu() -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("batch", "stages", "block"), [(1, 4, 64), (16, 3, 256), (32, 4, 128)])
 def test_what_is_reckoned_of_shared_memory_is_what_compiled_kernels_take(batch: int, stages: int, block: int) -> None:
-    """Blocks of attention are small where two programs fit beside the product before."""
+    """Blocks of attention are small for one sequence, where two programs fit beside the product before."""
     from hybridbench.kernels.attention.triton_decode import SMALL, SMALL_PROGRAM
     from hybridbench.model.tiling import SM_SHARED, Tiling, token_tile
 
@@ -141,7 +141,7 @@ def test_tilings_fill_the_gpu_and_divide_what_they_cut() -> None:
             assert k % tiling.block_k == 0
             assert tiling.splits <= k // tiling.block_k
             if n_rows * k >= 1 << 22:
-                # above 8 tokens a split's programs do not share an SM: 96 of 3072 rows were faster than 144 on H200s;
+                # above 8 tokens a split's programs do not wait for SMs: 96 of 3072 rows were faster than 144 on H200s;
                 # of 128 tokens the sums of a split fit into registers only where a product has no convolution
                 least = 0.9 if tokens <= 8 else 0.7 if tokens <= 64 else 0.5
                 assert -(-n_rows // tiling.rows) * tiling.splits >= least * 132

@@ -179,7 +179,7 @@ def test_every_product_of_a_step_can_be_named_to_be_searched(mixer: str) -> None
     assert names <= set(PRODUCTS)
 
 
-@pytest.mark.parametrize("tokens", [8, 32, 64, 128, 256])
+@pytest.mark.parametrize("tokens", [8, 16, 32, 64, 128, 256])
 def test_a_search_tries_what_fits_and_fills_the_gpu(tokens: int) -> None:
     for key in (("qkv", 3072, 2048), ("swiglu", 16384, 2048), ("residual", 2048, 8192), ("head", 128_256, 2048)):
         rule = Tiling.choose(*key[1:], 132, tokens)
@@ -189,7 +189,8 @@ def test_a_search_tries_what_fits_and_fills_the_gpu(tokens: int) -> None:
         for one in found:
             assert key[2] % one.block_k == 0
             assert one.splits <= key[2] // one.block_k
-            assert one.stages * (one.rows + tokens) * one.block_k * 2 < SHARED_BYTES
+            held = one.stages + (tokens in (16, 32) and one.rows >= 64)  # wgmma reads the first columns from there too
+            assert held * (one.rows + tokens) * one.block_k * 2 < SHARED_BYTES
             assert -(-key[1] // one.rows) * one.splits >= 0.7 * 132
             assert one.rows >= 64 or tokens <= 16
         assert {one.splits for one in found} == {1} or key[0] != "head"

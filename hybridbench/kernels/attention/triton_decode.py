@@ -277,13 +277,13 @@ def reading(row_bytes: int, element_bytes: int, pairs: int, slots: int, n_sms: i
     By steps of 4k on H200s, each pair of figures of one card, of the transformer where no family is named:
 
     - ``LARGE`` took less than ``MEDIUM``: 7% with 4 sequences at 350m; 2% with 4 at 3b, 7 to 9% with 16 and 32 and 3 to
-      5% with 64; nothing with 16 at 1b, but 2% of 32k. With more pairs than SMs and heads of 64 it took 4% more, and
+      5% with 64; nothing with 16 at 1b, but 2% at 32k. With more pairs than SMs and heads of 64 it took 4% more, and
       where swa's windows of 3b had it too, 2 to 3% more.
     - Where a row's bytes are no power of two its blocks are of 48 KiB. Then it took 0 to 5% less with 1 and 4 sequences
       (intra), and with more between 1% less and 7% more.
     - ``SMALL`` took 7% less than ``MEDIUM`` with one sequence at 1b, where every SM has room for two programs beside
-      the product's, and as much as ``LARGE`` with 4. Where some SMs have no such room it took up to 7% more. With 64,
-      which are more programs than fit at a time, it took 1 to 5% less at 350m and 1b.
+      the product's, and as much as ``LARGE`` with 4. Where some SMs have no such room it took 7 to 20% more, and with
+      heads of 96 up to 35%. With 64, which are more programs than fit at a time, it took up to 5% less at 350m and 1b.
     - Codes of 16 and 32 sequences took 5 and 6% less with ``MEDIUM`` than with ``SMALL``, and on another card of 16
       sequences 3% more.
 
