@@ -35,7 +35,7 @@ class Tiling:
     warps: int
 
     @classmethod
-    def choose(cls, n_rows: int, k: int, n_sms: int, tokens: int = FEW_TOKENS, size: int = 2) -> Tiling:
+    def choose(cls, n_rows: int, k: int, n_sms: int, tokens: int, size: int = 2) -> Tiling:
         """A tiling by rules derived from searches on an H200 (``results/nvidia-h200/NOTES.md``).
 
         For a very wide product (the head) the tiling hardly matters. A wide product runs best with one program per SM,

@@ -151,36 +151,33 @@ def fused_step(pdl: bool) -> None:
         def get(self, key: object, default: object = None) -> Any:
             return Tiling(64, 2, 64, 4, 4)
 
-    plain: dict[Any, Any] = {}
-    for pattern, options, tilings, sequences, dtype in (
-        ("M-*-", Options(), plain, B, "bfloat16"),
-        ("M-*-", Options(), plain, MANY, "bfloat16"),
-        ("M-*-", Options(), Always(), B, "bfloat16"),  # every product cut along K
-        (
-            "M-",
-            Options(),
-            plain,
-            3,
-            "bfloat16",
-        ),  # whole heads' states: halves would leave a quarter of SMs without work
-        ("M-", Options(), plain, B, "float32"),  # a convolution's state that is no words of 8 bytes
-        ("S-", Options(window=512, sinks=64), plain, B, "bfloat16"),
-        ("(*&M)-", Options(), plain, B, "bfloat16"),
-        ("(*&M)-", Options(), plain, MANY, "bfloat16"),
-        ("(*&M)M", Options(recipe="falcon-h1"), plain, B, "bfloat16"),
-        ("(S&M)", Options(recipe="concat", fusion_op="concat"), plain, B, "bfloat16"),
-        ("G-K-L-3-7-7m-", Options(), plain, B, "bfloat16"),
-        ("G-K-L-3-7-7m-", Options(), plain, MANY, "bfloat16"),
-        ("GKL377m", Options(), Always(), B, "bfloat16"),
-        ("(*&G)(*&K)(*&L)(*&3)(*&7)(*&m)", Options(), plain, B, "bfloat16"),
-    ):
-        spec = pattern_spec(pattern, "1b", options)
+    def step(
+        pattern: str, sequences: int = B, *, options: Options | None = None, cut: bool = False, dtype: str = "bfloat16"
+    ) -> None:
+        """Launch one; with ``cut`` every product is cut along K."""
+        spec = pattern_spec(pattern, "1b", options or Options())
         case = Case(spec, Workload("generate", 8, sequences, 6), Execution("cpu", dtype, "eager"))
         model = build_model(case, resolve_backends(case))  # its weights are on the meta device until it is allocated
         token, position = torch.empty(2, sequences, dtype=torch.int64)
         caches = model.new_caches(sequences, 8, case.execution.storage)
+        tilings: dict[Any, Any] = Always() if cut else {}
         with stated_multiprocessors(132):
             fused.FusedStep(model, caches, token, position, advance=True, pdl=pdl, tilings=tilings)()
+
+    step("M-*-")
+    step("M-*-", MANY)
+    step("M-*-", cut=True)
+    step("M-", 3)  # whole heads' states: halves would leave a quarter of 132 SMs without work
+    step("M-", dtype="float32")  # a convolution's state that is no words of 8 bytes
+    step("S-", options=Options(window=512, sinks=64))
+    step("(*&M)-")
+    step("(*&M)-", MANY)
+    step("(*&M)M", options=Options(recipe="falcon-h1"))
+    step("(S&M)", options=Options(recipe="concat", fusion_op="concat"))
+    step("G-K-L-3-7-7m-")
+    step("G-K-L-3-7-7m-", MANY)
+    step("GKL377m", cut=True)
+    step("(*&G)(*&K)(*&L)(*&3)(*&7)(*&m)")
 
 
 def quantised_step(pdl: bool) -> None:
